@@ -1,0 +1,1 @@
+"""The rules: pure functions and frozen data. No clock, randomness, sockets, files or database in here."""

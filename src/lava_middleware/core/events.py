@@ -1,0 +1,181 @@
+"""This file knows what can have been decided: the events, and how each is written in the journal.
+
+An event is a result: draws, windows and amounts are in it, so `evolve` needs no clock, price list or configuration.
+Its kind carries a version. An entry written by any release stays readable for ever: a change of meaning is a new
+kind beside the old one, never a new meaning of an old kind.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeAlias, cast
+
+from .money import Ticks
+from .terms import Limit, Terms
+
+Draws: TypeAlias = tuple[tuple[int, Ticks], ...]
+"""(grant, ticks) pairs in draw order. A grant is named by the version of the entry that granted it."""
+
+Counts: TypeAlias = tuple[tuple[str, str, int], ...]
+"""(limit name, window id, quantity) triples."""
+
+
+class UnknownKind(ValueError):
+    """The journal holds a kind this release does not know: a newer release wrote it. The account is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    kind: ClassVar[str] = "granted.1"
+    key: str
+    amount: Ticks = 0
+    category: str
+    priority: int = 0
+    starts: int | None = None
+    expires: int | None = None
+    debt_repaid: Ticks = 0
+    """The part that went to the debt at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    kind: ClassVar[str] = "held.1"
+    hold: str
+    owner: str
+    amount: Ticks = 0
+    draws: Draws = ()
+    output_tokens: int = 0
+    """Output tokens the hold pays for."""
+    expected: Ticks = 0
+    counts: Counts = ()
+    scopes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    kind: ClassVar[str] = "extended.1"
+    hold: str
+    amount: Ticks = 0
+    """What was added; likewise the other fields."""
+    draws: Draws = ()
+    output_tokens: int = 0
+    counts: Counts = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    kind: ClassVar[str] = "settled.1"
+    hold: str
+    charge: Ticks = 0
+    """What the customer owes for it: posted + debt."""
+    draws: Draws = ()
+    """What was posted, by grant."""
+    debt: Ticks = 0
+    overrun: Ticks = 0
+    """The part of what was used that exceeds the hold."""
+    cause: str | None = None
+    absorbed: Ticks = 0
+    """The part of the overrun that the operator bears; not in `charge`."""
+    repaid: Draws = ()
+    """Older debt paid from what the hold released."""
+    counts: Counts = ()
+    """What was used, by limit and window."""
+    over: Counts = ()
+    """The part of `counts` that was not held."""
+    lost_owner: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Voided:
+    kind: ClassVar[str] = "voided.1"
+    hold: str
+    reason: str
+    repaid: Draws = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    kind: ClassVar[str] = "reported.1"
+    key: str
+    charge: Ticks = 0
+    draws: Draws = ()
+    debt: Ticks = 0
+    forgiven: Ticks = 0
+    """The part no grant covered and nobody owes (mode observe)."""
+    counts: Counts = ()
+    over: Counts = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Adjusted:
+    """A later correction of an ended hold: `charge` is the difference (negative gives back)."""
+
+    kind: ClassVar[str] = "adjusted.1"
+    hold: str
+    charge: Ticks = 0
+    draws: Draws = ()
+    """Posted in addition (positive) or given back to these grants (negative)."""
+    debt: Ticks = 0
+    """Debt added (positive) or cancelled (negative)."""
+    repaid: Draws = ()
+    counts: Counts = ()
+    """Used in addition, by limit and window; may be negative."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lapsed:
+    """What was left unreserved on grants that have expired."""
+
+    kind: ClassVar[str] = "lapsed.1"
+    draws: Draws = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TermsSet:
+    kind: ClassVar[str] = "terms_set.1"
+    terms: Terms
+
+
+Event: TypeAlias = Granted | Held | Extended | Settled | Voided | Reported | Adjusted | Lapsed | TermsSet
+
+_JSON_NAMES: dict[type[Any], dict[str, str]] = {
+    # field → its name in the journal's JSON. They are short because every call writes two of these rows, and they are
+    # for ever. A field that is missing here is written under its own name.
+    Held: {"output_tokens": "out"},
+    Extended: {"output_tokens": "out"},
+    Settled: {"lost_owner": "lost"},
+}
+_CLASSES: dict[str, type[Any]] = {
+    made.kind: made for made in (Granted, Held, Extended, Settled, Voided, Reported, Adjusted, Lapsed)
+}
+_WRITTEN = {
+    made: tuple((field.name, _JSON_NAMES.get(made, {}).get(field.name, field.name)) for field in fields(made))
+    for made in _CLASSES.values()
+}
+_FIELDS = {made: {short: field for field, short in names} for made, names in _WRITTEN.items()}
+_to_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
+
+
+def encode(event: Event) -> str:
+    """The event as compact JSON: no floats, no integer keys; zero, false, null and empty values are left out."""
+    if isinstance(event, TermsSet):
+        limits = [[one.name, one.unit, one.quantity, one.window, one.zone] for one in event.terms.limits]
+        return _to_json({"version": event.terms.version, "limits": limits})
+    return _to_json({short: value for field, short in _WRITTEN[type(event)] if (value := getattr(event, field))})
+
+
+def decode(kind: str, text: str) -> Event:
+    """The event that was written so. Raises UnknownKind, never skips."""
+    data = json.loads(text)
+    if kind == TermsSet.kind:
+        return TermsSet(Terms(data["version"], tuple(Limit(*one) for one in data["limits"])))
+    made = _CLASSES.get(kind)
+    if made is None:
+        raise UnknownKind(f"the ledger holds an entry of kind {kind!r}, which this release cannot read: upgrade lava-middleware")
+    names = _FIELDS[made]
+    return cast(Event, made(**{names[short]: _frozen(value) for short, value in data.items()}))
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(tuple(one) for one in value) if type(value) is list else value

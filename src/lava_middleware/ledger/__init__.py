@@ -1,0 +1,1 @@
+"""Where the journal is kept, and the accounts folded from it."""

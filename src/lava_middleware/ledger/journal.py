@@ -1,0 +1,144 @@
+"""This file knows what a place that keeps the journal must do: append with proof, read tails, find by key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of one customer's journal. `seq` is 0 until it was appended."""
+
+    account: str
+    version: int
+    """1 for a customer's first entry, then without gaps."""
+    kind: str
+    key: str | None
+    """Unique per account: "hold:ID" for an authorization, "end:ID" for the ending of that hold, "grant:KEY",
+    "report:KEY", "late:ID" for an adjustment after an expiry; None for entries nobody repeats."""
+    balance_after: int
+    """Ticks: what grants hold after it, less debt."""
+    event: str
+    """JSON of core.events."""
+    record: str | None
+    """JSON of the usage record (or, on held.1, its draft). Tail reads leave it out."""
+    at: int
+    """Microseconds since 1970; strictly increasing per account. With `version` it names this very entry: a journal
+    that was put back to an older state and grew again has other times (T42)."""
+    seq: int = 0
+
+
+class Outcome(Enum):
+    """How an append ended."""
+
+    APPENDED = "appended"
+    CONFLICT = "conflict"
+    """Another entry has that version, or that key: read the tail, then look the key up."""
+    NO_PREDECESSOR = "no_predecessor"
+    """The entry it builds on is not there: the caller's account is from a lost future. Drop it and reload."""
+
+
+class Busy(Exception):
+    """Another writer has the journal at this moment. Nothing was written; the same append may be tried again at once."""
+
+
+class JournalUnavailable(Exception):
+    """The journal cannot be read or written: corrupt, full, read-only, gone. The message says what and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A cached fold: the account's state after `version`. Dropping every snapshot changes nothing."""
+
+    account: str
+    version: int
+    at: int
+    """Of the entry it was taken after: it is only valid on a journal that holds that very entry."""
+    format: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerMark:
+    """A process that opened the journal: holds it made have a seq of at least `low_seq`."""
+
+    owner: str
+    low_seq: int
+    alive: bool
+
+
+class Journal(Protocol):
+    """A place to append. Safe to call from any thread; every method is one short transaction or none.
+
+    Any method may raise Busy (nothing is known to be written) or JournalUnavailable.
+    """
+
+    def append(self, entries: Sequence[Entry], predecessor: tuple[int, int]) -> tuple[Outcome, int]:
+        """Append entries of one account with consecutive versions, all or none, in one statement.
+
+        `predecessor` is (version, at) of the entry they build on, (0, 0) for a new account. Returns the outcome and
+        the seq of the last appended entry (0 unless APPENDED).
+        """
+
+    def since(self, account: str, version: int) -> list[Entry]:
+        """All entries of the account with at least this version, in order, without records.
+
+        Callers pass the version they already have, so the first row proves that their history is the journal's.
+        """
+
+    def find(self, account: str, keys: Sequence[str]) -> list[Entry]:
+        """The entries with these keys, with records, in version order."""
+
+    def entries(self, account: str, *, before: int | None = None, limit: int = 100) -> list[Entry]:
+        """The account's entries with a version below `before`, newest first, with records."""
+
+    def read(self, after: int, limit: int = 500) -> list[Entry]:
+        """Entries with seq above `after`, in seq order, with records: what followers see. Complete below the last one."""
+
+    def last_seq(self) -> int: ...
+
+    def accounts(self, *, after: str = "", limit: int = 500) -> list[str]:
+        """Account ids above `after`, in order."""
+
+    def snapshot(self, account: str) -> Snapshot | None: ...
+
+    def save_snapshots(self, snapshots: Iterable[Snapshot]) -> None: ...
+
+    def cursor(self, follower: str) -> int:
+        """The last seq this follower is done with; 0 at first."""
+
+    def save_cursor(self, follower: str, seq: int) -> None: ...
+
+    def bury(self, follower: str, seq: int, reason: str) -> None:
+        """Put an entry that the follower's target refuses for good into dead_letters."""
+
+    def dead_letters(self, *, limit: int = 100) -> list[tuple[str, int, str]]:
+        """(follower, seq, reason), newest first."""
+
+    def note(self, name: str) -> str | None:
+        """A small document kept beside the journal (learned values, counts of unmetered traffic)."""
+
+    def save_note(self, name: str, text: str) -> None: ...
+
+    def bump(self, day: str, reason: str, host: str, count: int) -> None:
+        """Add to the count of requests that passed without being metered, or would have been refused."""
+
+    def bumps(self) -> list[tuple[str, str, str, int]]:
+        """(day, reason, host, count), newest day first."""
+
+    def register_owner(self) -> str:
+        """This process's owner id for this journal; the same one for every `Lava` of the process, another after fork."""
+
+    def advance_owner(self, owner: str, low_seq: int) -> None:
+        """All holds this owner made before `low_seq` have ended."""
+
+    def owners(self) -> list[OwnerMark]:
+        """Every owner that may still have open holds. Never probes the caller's own process (T41)."""
+
+    def forget_owner(self, owner: str) -> None:
+        """A dead owner whose holds are all ended."""
+
+    def close(self) -> None: ...

@@ -1,0 +1,1 @@
+"""Who answers at which host, in which dialect, with which quirks."""

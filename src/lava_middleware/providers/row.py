@@ -1,0 +1,63 @@
+"""This file knows what there is to know about one provider."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..dialects.dialect import Dialect
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One path of a provider, and what it means for money."""
+
+    methods: tuple[str, ...]
+    path: str
+    """A pattern: literal segments, `*` for one segment, `{model}` for one that names the model, a final `**` for any rest."""
+    dialect: Dialect | None = None
+    """How it is metered. None with `free`: nothing to bill. None without: not metered yet, refused under a money gate."""
+    free: bool = False
+    """Management, retrieval, token counting: passes ungated and is never billed."""
+    door: str = ""
+    """What it is, for errors and counts: "images", "batches", ..."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One provider. A new provider that speaks a known dialect is one of these."""
+
+    name: str
+    """As records and prices name it: "openai", "azure-openai", "anthropic", "groq"."""
+    hosts: tuple[str, ...]
+    """Host names; a leading `*.` matches any one or more labels before it."""
+    endpoints: tuple[Endpoint, ...]
+    """The first that matches counts. A path none matches is an unknown door: refused under a money gate."""
+    family: str = "openai"
+    """Tokenizer family, for factors in core.bound: "openai", "claude", "open"; a model name may override it."""
+    system: str = ""
+    """gen_ai.provider.name, where it differs from `name`."""
+    framing: int = 64
+    """Tokens the provider adds to any request."""
+    tools_framing: int = 512
+    """Tokens the provider adds when functions are declared."""
+    soft: bool = False
+    """The provider injects text of its own: bounds are not hard, the record says so."""
+    asks_usage: bool = False
+    """include_usage may be injected into its streams (an allowlist: elsewhere it breaks or is needless)."""
+    asks_usage_if_query: tuple[tuple[str, str], ...] = ()
+    """Azure: (query name, least value) pairs that must hold for it; a path of /v1/ needs none."""
+    reports_cost: bool = False
+    """The cost it reports is believed."""
+    prices_as: tuple[str, ...] = ()
+    """Other providers' price lists to try, in order, after its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a request's URL means."""
+
+    row: Row
+    endpoint: Endpoint | None
+    """None: a path we do not know on a host we do."""
+    path_model: str | None = None
+    """The model (or deployment) that the path names, percent-decoded."""
