@@ -29,7 +29,7 @@ class UnknownKind(ValueError):
 class Granted:
     kind: ClassVar[str] = "granted.1"
     key: str
-    amount: Ticks = 0
+    amount: Ticks
     category: str
     priority: int = 0
     starts: int | None = None
