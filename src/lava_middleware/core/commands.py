@@ -33,6 +33,8 @@ class Authorize:
     """Hold at most one part in `share` of what is available: a call without a cap may not lock out its siblings."""
     expected: Ticks = 0
     """What an unknown outcome owes (before extensions), by the operator's policy; never above the hold."""
+    grows: bool = False
+    """A stream: each extension proves that the slice before it was delivered, and adds it to `expected`."""
     scopes: Scopes = ()
 
 

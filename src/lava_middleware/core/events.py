@@ -48,6 +48,9 @@ class Held:
     output_tokens: int = 0
     """Output tokens the hold pays for."""
     expected: Ticks = 0
+    """What an unknown outcome owes before any extension."""
+    slice: Ticks = 0
+    """Where an extension proves that this part was delivered (a stream): the part of `amount` for its first slice."""
     counts: Counts = ()
     scopes: tuple[tuple[str, str], ...] = ()
 
@@ -115,12 +118,15 @@ class Adjusted:
     hold: str
     charge: Ticks = 0
     draws: Draws = ()
-    """Posted in addition (positive) or given back to these grants (negative)."""
+    """Posted in addition, or (negative) given back to grants that still live."""
+    refund: Ticks = 0
+    """Given back as a fresh grant of `category`, where the original grant is gone."""
+    category: str = "top_up"
     debt: Ticks = 0
-    """Debt added (positive) or cancelled (negative)."""
-    repaid: Draws = ()
+    """Debt added, or (negative) cancelled."""
     counts: Counts = ()
     """Used in addition, by limit and window; may be negative."""
+    over: Counts = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +178,9 @@ def decode(kind: str, text: str) -> Event:
         return TermsSet(Terms(data["version"], tuple(Limit(*one) for one in data["limits"])))
     made = _CLASSES.get(kind)
     if made is None:
-        raise UnknownKind(f"the ledger holds an entry of kind {kind!r}, which this release cannot read: upgrade lava-middleware")
+        raise UnknownKind(
+            f"the ledger holds an entry of kind {kind!r}, which this release cannot read: upgrade lava-middleware"
+        )
     names = _FIELDS[made]
     return cast(Event, made(**{names[short]: _frozen(value) for short, value in data.items()}))
 

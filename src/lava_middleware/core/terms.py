@@ -52,3 +52,6 @@ class Terms:
     def without_limit(self, name: str) -> Terms:
         """The next version, without the limit of that name."""
         return replace(self, version=self.version + 1, limits=tuple(one for one in self.limits if one.name != name))
+
+
+NO_TERMS = Terms()
