@@ -396,7 +396,7 @@ def _ending(command: Settle | Void, found: Found) -> Event:
 
 
 def _late(account: Account, hold: str, ending: Settled, charge: Ticks, now: int) -> Decision:
-    """What an owner that was taken for dead says after its hold was settled for it: the difference, as an adjustment."""
+    """What an owner that was taken for dead says once its hold was settled for it: the difference, as an adjustment."""
     difference = charge - ending.charge
     if difference >= 0:
         draws, debt = draw(account, difference, now)

@@ -110,8 +110,14 @@ def usage_of(reading: Reading) -> Usage:
     A part that exceeds its total is cut to it: the totals are what is billed
     (Grok on Azure reports 314 cached of 203 prompt tokens, OpenRouter more reasoning than completion).
     """
-    cached, cached_audio = reading.cached_input_tokens, min(reading.cached_audio_tokens or 0, reading.cached_input_tokens or 0)
-    written, written_1h = reading.cache_write_tokens, min(reading.cache_write_1h_tokens or 0, reading.cache_write_tokens or 0)
+    cached, cached_audio = (
+        reading.cached_input_tokens,
+        min(reading.cached_audio_tokens or 0, reading.cached_input_tokens or 0),
+    )
+    written, written_1h = (
+        reading.cache_write_tokens,
+        min(reading.cache_write_1h_tokens or 0, reading.cache_write_tokens or 0),
+    )
     incoming, text_in = _share(
         reading.input_tokens or 0,
         cached_audio,
