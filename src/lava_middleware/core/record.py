@@ -139,7 +139,8 @@ class Record:
     """Everything else: names of `Facts`."""
 
     def __repr__(self) -> str:  # no customer id: reprs reach logs
-        return f"Record(id={self.id!r}, kind={self.kind!r}, charge={self.charge}, model={self.model!r}, basis={self.basis!r})"
+        shown = f"id={self.id!r}, kind={self.kind!r}, charge={self.charge}, model={self.model!r}, basis={self.basis!r}"
+        return f"Record({shown})"
 
     def to_dict(self) -> dict[str, Any]:
         """As exporters send it: flat names, money as decimal strings, times in microseconds since 1970."""
@@ -184,7 +185,9 @@ def record_of(
                 facts["absorbed"] = decimal_text(event.absorbed)
         case Reported():
             kind, name = "reported", event.key
-            charge, overrun, debt, cause = event.charge, event.charge, event.debt, "unheld"
+            charge, debt = event.charge, event.debt
+            if facts.get("unheld"):
+                overrun, cause = event.charge, "unheld"
             if event.forgiven:
                 facts["forgiven"] = decimal_text(event.forgiven)
         case Adjusted():
