@@ -32,7 +32,12 @@ class Meter(Protocol):
 
     @property
     def reading(self) -> Reading | None:
-        """The figures reported so far (final once `finished`); None: none yet."""
+        """The figures reported so far; None: none yet."""
+
+    @property
+    def reading_final(self) -> bool:
+        """The reading is that of the whole answer: a usage chunk, a message_delta, a whole body. False while it is
+        only a beginning (Anthropic's message_start: the input is final, the output is not)."""
 
     @property
     def others(self) -> Sequence[tuple[str | None, Reading]]:
