@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -68,6 +69,15 @@ class OwnerMark:
     owner: str
     low_seq: int
     alive: bool
+
+
+def check_consecutive(entries: Sequence[Entry], predecessor: tuple[int, int]) -> None:
+    """Raise ValueError unless these are entries of one account that follow the predecessor without a gap."""
+    account, version = entries[0].account, predecessor[0]
+    for entry in entries:
+        version += 1
+        if entry.version != version or entry.account != account:
+            raise ValueError("entries of one append belong to one account and follow their predecessor without a gap")
 
 
 class Journal(Protocol):
@@ -141,4 +151,28 @@ class Journal(Protocol):
     def forget_owner(self, owner: str) -> None:
         """A dead owner whose holds are all ended."""
 
-    def close(self) -> None: ...
+    def maintain(self) -> None:
+        """What a place needs done now and then; cheap. The ledger's thread calls it every 25 to 50 ms. Never raises."""
+
+    def sync(self, timeout_s: float) -> bool:
+        """Wait until all that was appended before this call, by anyone, is as durable as the setting promises.
+
+        False when it could not be had in that time. An exporter sends nothing before True.
+        """
+
+    @property
+    def generation(self) -> int:
+        """Changes when what was appended may be gone, for instance because the file was replaced: drop every account."""
+
+    def close(self) -> None:
+        """Give the journal up; safe to repeat. Every other call then raises JournalUnavailable."""
+
+
+class ExclusiveJournal(Protocol):
+    """What a journal may offer beside `Journal`: the right to write alone, for an account that loses every race."""
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """No other writer appends until the block ends; what this thread appends in it is committed at its end.
+
+        Raises Busy where the right cannot be had at this moment, or the commit cannot be made: nothing was written.
+        """
