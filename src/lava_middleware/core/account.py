@@ -154,6 +154,8 @@ def _extended(account: Account, event: Extended, at: int) -> None:
     hold = account.holds[event.hold]
     _reserve(account, event.draws)
     _count(account, event.counts, at, held=1)
+    if hold.expected == hold.amount and not hold.grows:
+        hold.expected += event.amount  # the policy is that an unknown outcome owes the whole hold
     hold.amount += event.amount
     hold.draws = _joined((*hold.draws, *event.draws))
     hold.output_tokens += event.output_tokens

@@ -56,6 +56,8 @@ class Facts:
     """Why it went out without a hold: the reason of the refusal that mode or policy overruled."""
     soft: bool = False
     """The bound was not hard: input unseen by us, or text injected by the provider."""
+    trace: str = ""
+    """W3C traceparent of the span that was current when it was opened."""
     started: int = 0
     answered: int = 0
     """Microseconds since 1970 of the first byte of the answer's head."""
