@@ -9,10 +9,8 @@ transport asks payer() once per exchange, before it first awaits.
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -24,7 +22,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar, cast
 
 from .core.money import Amount, Ticks
+from .core.record import Record
 from .errors import AlreadyBound, ConfigurationError, IdError, OutsideRequest, say_once
+from .ids import new_id
 
 if TYPE_CHECKING:
     from .lava import Lava
@@ -128,7 +128,7 @@ class Binding:
 
     def __init__(self, lava: Lava | None, resolver: Resolver | None = None, *, request_id: str | None = None) -> None:
         self.lava = lava
-        self.request_id = request_id or new_request_id()
+        self.request_id = request_id or new_id()
         self.ended = False
         """The request has been answered: what is opened from now on is marked so."""
         self.stopped = False
@@ -137,7 +137,7 @@ class Binding:
         self._resolved = resolver is None
         self._payer: Payer | Unbilled | None = None
         self._lock = threading.RLock()  # a resolver may call identify()
-        self._records: deque[Any] = deque(maxlen=RECORDS_MAX)
+        self._records: deque[Record] = deque(maxlen=RECORDS_MAX)
         self._charge: Ticks = 0
 
     def __repr__(self) -> str:
@@ -184,12 +184,12 @@ class Binding:
                     "this request is bound to another user of the customer already; identify() sets it once"
                 )
 
-    def add(self, record: Any, charge: Ticks = 0, *, stopped: bool = False) -> None:
-        """Remember what one exchange has cost (and that it was cut). From any thread, also after the request."""
+    def add(self, record: Record) -> None:
+        """Remember what one exchange has cost. From any thread, also after the request."""
         with self._lock:
             self._records.append(record)
-            self._charge += charge
-            self.stopped = self.stopped or stopped
+            self._charge += record.charge.ticks
+            self.stopped = self.stopped or bool(record.facts.get("stopped"))
 
     def end(self) -> None:
         """The request has been answered. It settles nothing: what it opened ends by itself."""
@@ -213,13 +213,6 @@ def _ask(resolver: Resolver) -> Identity | Unbilled | None:
             where.name,
         )
         return None
-
-
-def new_request_id() -> str:
-    """A UUID of version 7: unique, and sorted by time."""
-    stamp = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    text = f"{stamp & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +327,7 @@ class Current:
         return self._of.request_id
 
     @property
-    def records(self) -> tuple[Any, ...]:
+    def records(self) -> tuple[Record, ...]:
         """Its usage records, oldest first (the last thousand)."""
         with self._of._lock:
             return tuple(self._of._records)
@@ -441,12 +434,12 @@ def charge_to(
     )
 
 
-def unbilled(reason: str, *, lava: Lava | None = None) -> _Override:
+def unbilled(reason: str = "", *, lava: Lava | None = None) -> _Override:
     """Let the calls made inside pass without being charged to anybody; they are counted under this reason.
 
     `with`, `async with`, or a decorator; `customer=` of the middleware may return it too.
     """
-    return _Override(Unbilled(checked_id(reason, "reason", longest=64), lava=lava))
+    return _Override(Unbilled(reason and checked_id(reason, "reason", longest=64), lava=lava))
 
 
 @contextmanager
