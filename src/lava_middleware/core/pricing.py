@@ -22,6 +22,8 @@ class Price:
     """(input tokens, rates): a call with MORE input tokens than this is priced whole at these rates; ascending."""
     variants: Mapping[str, Rates] = field(default_factory=dict)
     """Service tier ("flex", "priority", "batch", "fast", ...) → rates that replace the standard ones."""
+    variant_tiers: Mapping[str, tuple[tuple[int, Rates], ...]] = field(default_factory=dict)
+    """Service tier → its own `tiers`; without any, the standard tiers go on for units the variant does not name."""
     output_tokens_max: int | None = None
     """The most output the model gives in one answer."""
     context_tokens: int | None = None
@@ -30,7 +32,7 @@ class Price:
     source: str = ""
     """Which list: "genai-prices", "litellm", "operator"."""
     as_of: str = ""
-    """ISO date of the list."""
+    """ISO date of the list; empty for the operator's own."""
 
 
 class PriceBook(Protocol):
@@ -55,3 +57,53 @@ FALLBACKS = {
     "output_audio": "output",
     "output_image": "output",
 }
+
+VARIANT_NAMES = {
+    # What responses and requests call a service tier → the name price lists have for it. Else it is its own name.
+    "fast": "priority",
+    "priority": "fast",
+    "on_demand_priority": "priority",
+    "on_demand_flex": "flex",
+}
+
+
+def variant_of(price: Price, tier: str | None) -> str:
+    """The variant of this price that a service tier means; empty for the standard rates, also for tiers not listed."""
+    if not tier or not price.variants:
+        return ""
+    name = tier.lower()
+    if name in price.variants:
+        return name
+    other = VARIANT_NAMES.get(name, "")
+    return other if other in price.variants else ""
+
+
+def rates_for(price: Price, input_tokens: int, variant: str = "") -> Rates:
+    """The rates of a call with so many input tokens: the highest tier it passes counts for the whole call."""
+    rates = price.rates
+    if price.tiers and (reached := _reached(price.tiers, input_tokens)):
+        rates = {**rates, **reached}
+    if variant:
+        rates = {**rates, **price.variants[variant]}
+        if reached := _reached(price.variant_tiers.get(variant, ()), input_tokens):
+            rates = {**rates, **reached}
+    return rates
+
+
+def _reached(tiers: tuple[tuple[int, Rates], ...], input_tokens: int) -> Rates | None:
+    reached = None
+    for above, rates in tiers:
+        if input_tokens > above:
+            reached = rates
+    return reached
+
+
+def rate_of(rates: Rates, unit: str) -> int | None:
+    """Ticks per million of the unit, or of the one it falls back to; None: the list names neither."""
+    name: str | None = unit
+    while name is not None:
+        rate = rates.get(name)
+        if rate is not None:
+            return rate
+        name = FALLBACKS.get(name)
+    return None
