@@ -1,4 +1,4 @@
-"""This file knows what the two-coloured shell and one exchange say to each other: the seam between bytes and decisions."""
+"""This file knows what the two-coloured shell and one exchange say to each other: the seam of bytes and decisions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from .library import Library
 
 
 class Seen:
-    """An application's request, as the gate may look at it. Everything is read from the library's object when asked for,
-    so that a request to a host nobody knows costs one look at its host."""
+    """An application's request, as the gate may look at it.
+
+    Everything is read from the library's object when asked for: a request to a host nobody knows costs one look at it.
+    """
 
     __slots__ = ("_library", "_request")
 
@@ -133,11 +135,17 @@ class Flight(Protocol):
     """One exchange. Ending methods are idempotent, the first ending wins, and none of them raises.
 
     `abandoned` may be called by the garbage collector, in any thread and between any two statements (T35), whatever
-    `how` says: the libraries close their responses in `finally` clauses of generators, which the collector runs. It must
-    not wait for a lock that its own thread may hold.
+    `how` says: the libraries close their responses in `finally` clauses of generators, which the collector runs. It
+    must not wait for a lock that its own thread may hold.
     """
 
-    ended: bool
+    reading: bool
+    """Written by the shell: a send or a read is pending, and nobody's patience runs out meanwhile."""
+    last_read: float
+    """Written by the shell: time.monotonic() when bytes last came, or `reading` last ended."""
+
+    @property
+    def ended(self) -> bool: ...
 
     @property
     def extensions(self) -> Mapping[str, Any]:
