@@ -1,0 +1,1 @@
+"""The wire formats of the stand-in, a file each."""
