@@ -365,7 +365,7 @@ def current() -> Current:
 # Frames --------------------------------------------------------------------------------------------------------------
 
 
-class _Override:
+class Override:
     """Pushes a frame: `with`, `async with`, or a decorator of any kind of function. May be reused and nested."""
 
     __slots__ = ("who",)
@@ -417,12 +417,12 @@ def charge_to(
     user: str | None = None,
     tags: Mapping[str, str] | None = None,
     lava: Lava | None = None,
-) -> _Override:
+) -> Override:
     """Charge the calls made inside to this customer: `with`, `async with`, or a decorator.
 
     Overrides the request's own customer without changing it; frames nest, the innermost counts. Raises IdError.
     """
-    return _Override(
+    return Override(
         Payer(
             checked_id(customer),
             None if user is None else checked_id(user, "user"),
@@ -434,12 +434,12 @@ def charge_to(
     )
 
 
-def unbilled(reason: str = "", *, lava: Lava | None = None) -> _Override:
+def unbilled(reason: str = "", *, lava: Lava | None = None) -> Override:
     """Let the calls made inside pass without being charged to anybody; they are counted under this reason.
 
     `with`, `async with`, or a decorator; `customer=` of the middleware may return it too.
     """
-    return _Override(Unbilled(reason and checked_id(reason, "reason", longest=64), lava=lava))
+    return Override(Unbilled(reason and checked_id(reason, "reason", longest=64), lava=lava))
 
 
 @contextmanager
