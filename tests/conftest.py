@@ -1,4 +1,4 @@
-"""This file knows what all tests share: how long a long suite runs, the recorded traffic, and that nothing is left over.
+"""This file knows what all tests share: how long a long suite runs, recorded traffic, and that nothing is left over.
 
 LAVA_SOAK=1      the long suites whole (make soak); else a tenth of them, the same tenth for the same seed
 LAVA_SEED=N      the seed; "random" draws a new one. A failing test prints the seed it ran with.
