@@ -8,7 +8,7 @@ kind beside the old one, never a new meaning of an old kind.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, TypeAlias, cast
 
 from .money import Ticks
@@ -155,11 +155,14 @@ _JSON_NAMES: dict[type[Any], dict[str, str]] = {
 _CLASSES: dict[str, type[Any]] = {
     made.kind: made for made in (Granted, Held, Extended, Settled, Voided, Reported, Adjusted, Lapsed)
 }
-_WRITTEN = {
-    made: tuple((field.name, _JSON_NAMES.get(made, {}).get(field.name, field.name)) for field in fields(made))
+_WRITTEN = {  # class → (field, JSON name, written even if empty) of each field
+    made: tuple(
+        (field.name, _JSON_NAMES.get(made, {}).get(field.name, field.name), field.default is MISSING)
+        for field in fields(made)
+    )
     for made in _CLASSES.values()
 }
-_FIELDS = {made: {short: field for field, short in names} for made, names in _WRITTEN.items()}
+_FIELDS = {made: {short: field for field, short, _ in written} for made, written in _WRITTEN.items()}
 _to_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
 
@@ -168,7 +171,8 @@ def encode(event: Event) -> str:
     if isinstance(event, TermsSet):
         limits = [[one.name, one.unit, one.quantity, one.window, one.zone] for one in event.terms.limits]
         return _to_json({"version": event.terms.version, "limits": limits})
-    return _to_json({short: value for field, short in _WRITTEN[type(event)] if (value := getattr(event, field))})
+    written = _WRITTEN[type(event)]
+    return _to_json({short: value for field, short, always in written if (value := getattr(event, field)) or always})
 
 
 def decode(kind: str, text: str) -> Event:
@@ -182,7 +186,13 @@ def decode(kind: str, text: str) -> Event:
             f"the ledger holds an entry of kind {kind!r}, which this release cannot read: upgrade lava-middleware"
         )
     names = _FIELDS[made]
-    return cast(Event, made(**{names[short]: _frozen(value) for short, value in data.items()}))
+    try:
+        return cast(Event, made(**{names[short]: _frozen(value) for short, value in data.items()}))
+    except KeyError as unknown:
+        raise UnknownKind(
+            f"the ledger holds an entry of kind {kind!r} with a field {unknown}, which this release cannot read: "
+            "upgrade lava-middleware"
+        ) from None
 
 
 def _frozen(value: Any) -> Any:

@@ -46,7 +46,7 @@ class PriceBook(Protocol):
 
 
 FALLBACKS = {
-    # unit → the unit whose rate it has when the list names none. A missing entry: free of charge.
+    # unit → the unit whose rate it has when the list names none. A missing entry: it must be listed to be priced.
     "cache_read": "input",
     "cache_write": "input",
     "cache_write_1h": "cache_write",
@@ -61,7 +61,6 @@ FALLBACKS = {
 VARIANT_NAMES = {
     # What responses and requests call a service tier → the name price lists have for it. Else it is its own name.
     "fast": "priority",
-    "priority": "fast",
     "on_demand_priority": "priority",
     "on_demand_flex": "flex",
 }

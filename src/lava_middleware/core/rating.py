@@ -175,7 +175,7 @@ _AT_COST = Markup()
 def dearest(
     price: Price, input_tokens: int, tier: str | None = None, cache_writes: str | None = None, *, media: bool = True
 ) -> tuple[int, int]:
-    """The dearest (input rate, output rate) a request can meet, in ticks per million: what a hold must assume (T2, T25).
+    """The dearest (input rate, output rate) a request can meet, in ticks per million: what holds assume (T2, T25).
 
     `input_tokens` is the input at its bound: every price tier below it can be reached. `tier` is the service tier the
     request asks for; providers may serve it at the standard rates instead, never at a dearer tier than was asked.
