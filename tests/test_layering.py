@@ -35,12 +35,30 @@ PROGRAMS = ("cli", "demo", "testing", "replay", "__main__")
 
 RUNTIME = ("cachetools", "httpx", "opentelemetry", "pydantic", "starlette")
 """The dependencies of design §3. Of opentelemetry only the API."""
-IF_THERE = {("ledger/ticket.py", "sniffio")}
+IF_THERE = {("ledger/ticket.py", "sniffio"), ("ledger/ticket.py", "trio")}
 """(file, package): asked only when another package has brought it along, to know which event loop is running."""
-NOT_IN_CORE = (
-    "asyncio io logging multiprocessing os pathlib random secrets select signal socket sqlite3 ssl subprocess sys "
-    "tempfile threading _thread time uuid"
-).split()  # noqa: SIM905 (twenty words read better than twenty strings)
+NOT_IN_CORE = {
+    "asyncio",
+    "io",
+    "logging",
+    "multiprocessing",
+    "os",
+    "pathlib",
+    "random",
+    "secrets",
+    "select",
+    "signal",
+    "socket",
+    "sqlite3",
+    "ssl",
+    "subprocess",
+    "sys",
+    "tempfile",
+    "threading",
+    "_thread",
+    "time",
+    "uuid",
+}
 CLOCKS = ("now", "today", "utcnow", "time", "monotonic", "perf_counter")
 
 
@@ -158,15 +176,30 @@ class Hidden(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Hidden())
 """
-OPTIONAL = (
-    "httpx2 httpcore2 fastapi uvicorn openai anthropic groq aiohttp requests botocore django flask psycopg celery "
-    "trio uvloop gunicorn"
-).split()  # noqa: SIM905
+OPTIONAL = {
+    "httpx2",
+    "httpcore2",
+    "fastapi",
+    "uvicorn",
+    "openai",
+    "anthropic",
+    "groq",
+    "aiohttp",
+    "requests",
+    "botocore",
+    "django",
+    "flask",
+    "psycopg",
+    "celery",
+    "trio",
+    "uvloop",
+    "gunicorn",
+}
 
 
 def _run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", HIDE.format(hidden=set(OPTIONAL)) + code],
+        [sys.executable, "-W", "error", "-c", HIDE.format(hidden=OPTIONAL) + code],
         capture_output=True,
         text=True,
         timeout=60,
