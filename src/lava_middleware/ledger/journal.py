@@ -43,7 +43,7 @@ class Outcome(Enum):
 
 
 class Busy(Exception):
-    """Another writer has the journal at this moment. Nothing was written; the same append may be tried again at once."""
+    """Another writer has the journal at this moment. Nothing was written; the same append may be tried again."""
 
 
 class JournalUnavailable(Exception):
@@ -106,7 +106,7 @@ class Journal(Protocol):
         """The account's entries with a version below `before`, newest first, with records."""
 
     def read(self, after: int, limit: int = 500) -> list[Entry]:
-        """Entries with seq above `after`, in seq order, with records: what followers see. Complete below the last one."""
+        """Entries with seq above `after`, in seq order, with records: what followers see. Complete below its last."""
 
     def last_seq(self) -> int: ...
 
@@ -119,6 +119,9 @@ class Journal(Protocol):
 
     def cursor(self, follower: str) -> int:
         """The last seq this follower is done with; 0 at first."""
+
+    def cursors(self) -> list[tuple[str, int]]:
+        """(follower, seq) of every follower that ever saved one, by name."""
 
     def save_cursor(self, follower: str, seq: int) -> None: ...
 
@@ -140,7 +143,7 @@ class Journal(Protocol):
         """(day, reason, host, count), newest day first."""
 
     def register_owner(self) -> str:
-        """This process's owner id for this journal; the same one for every `Lava` of the process, another after fork."""
+        """This process's owner id for this journal: the same for every `Lava` of the process, another after fork."""
 
     def advance_owner(self, owner: str, low_seq: int) -> None:
         """All holds this owner made before `low_seq` have ended."""
@@ -162,7 +165,7 @@ class Journal(Protocol):
 
     @property
     def generation(self) -> int:
-        """Changes when what was appended may be gone, for instance because the file was replaced: drop every account."""
+        """Changes when what was appended may be gone, for instance with a replaced file: drop every account."""
 
     def close(self) -> None:
         """Give the journal up; safe to repeat. Every other call then raises JournalUnavailable."""
