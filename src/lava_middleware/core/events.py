@@ -8,7 +8,7 @@ kind beside the old one, never a new meaning of an old kind.
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeAlias, cast
 
 from .money import Ticks
@@ -155,10 +155,9 @@ _JSON_NAMES: dict[type[Any], dict[str, str]] = {
 _CLASSES: dict[str, type[Any]] = {
     made.kind: made for made in (Granted, Held, Extended, Settled, Voided, Reported, Adjusted, Lapsed)
 }
-_WRITTEN = {  # class → (field, JSON name, written even if empty) of each field
+_WRITTEN = {  # class → (field, JSON name, value that is left out) of each field
     made: tuple(
-        (field.name, _JSON_NAMES.get(made, {}).get(field.name, field.name), field.default is MISSING)
-        for field in fields(made)
+        (field.name, _JSON_NAMES.get(made, {}).get(field.name, field.name), field.default) for field in fields(made)
     )
     for made in _CLASSES.values()
 }
@@ -167,12 +166,12 @@ _to_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators
 
 
 def encode(event: Event) -> str:
-    """The event as compact JSON: no floats, no integer keys; zero, false, null and empty values are left out."""
+    """The event as compact JSON: no floats, no integer keys; values that equal a field's default are left out."""
     if isinstance(event, TermsSet):
         limits = [[one.name, one.unit, one.quantity, one.window, one.zone] for one in event.terms.limits]
         return _to_json({"version": event.terms.version, "limits": limits})
     written = _WRITTEN[type(event)]
-    return _to_json({short: value for field, short, always in written if (value := getattr(event, field)) or always})
+    return _to_json({short: value for field, short, default in written if (value := getattr(event, field)) != default})
 
 
 def decode(kind: str, text: str) -> Event:
