@@ -18,6 +18,7 @@ from starlette.websockets import WebSocket
 from . import context
 from .context import Binding, Identity, Unbilled, checked_id
 from .errors import ConfigurationError, Denied, denied, logger, say_once
+from .ids import new_id
 from .inbound import Problem, problem
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class LavaMiddleware:
                 started = True
             await send(message)
 
-        binding = scope[SCOPE_KEY] = Binding(self.lava, lambda: self._who(scope))
+        binding = scope[SCOPE_KEY] = Binding(self.lava, lambda: self._who(scope), request_id=new_id())
         opened = context.open_request(binding)
         try:
             await self.app(scope, receive, watching)

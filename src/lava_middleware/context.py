@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar, cas
 from .core.money import Amount, Ticks
 from .core.record import Record
 from .errors import AlreadyBound, ConfigurationError, IdError, OutsideRequest, say_once
-from .ids import new_id
 
 if TYPE_CHECKING:
     from .lava import Lava
@@ -126,9 +125,9 @@ class Binding:
         "stopped",
     )
 
-    def __init__(self, lava: Lava | None, resolver: Resolver | None = None, *, request_id: str | None = None) -> None:
+    def __init__(self, lava: Lava | None, resolver: Resolver | None = None, *, request_id: str) -> None:
         self.lava = lava
-        self.request_id = request_id or new_id()
+        self.request_id = request_id
         self.ended = False
         """The request has been answered: what is opened from now on is marked so."""
         self.stopped = False

@@ -29,6 +29,8 @@ def _sqlite_path(value: object) -> Path | None:
     scheme, separator, rest = value.partition("://")
     if scheme.startswith("postgres"):
         raise ValueError("PostgreSQL ledgers are not in this release; use sqlite:///lava.db")
+    if value in ("memory://", "sqlite:///:memory:"):
+        return None
     if not separator or scheme != "sqlite":
         raise ValueError("must be a URL such as sqlite:///lava.db (a relative path) or sqlite:////var/lib/app/lava.db")
     if not rest.startswith("/") or rest == "/":
@@ -36,7 +38,7 @@ def _sqlite_path(value: object) -> Path | None:
     if "?" in rest or "#" in rest or "\0" in rest:
         raise ValueError("takes a path and nothing after it, as in sqlite:///lava.db")
     # Absolute from here on: a later chdir() must not mean another ledger.
-    return None if rest == "/:memory:" else Path(os.path.abspath(rest[1:]))
+    return Path(os.path.abspath(rest[1:]))
 
 
 def _markup(value: object) -> Decimal:
@@ -140,7 +142,7 @@ class Settings:
     __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
 
     ledger: Annotated[Path | None, BeforeValidator(_sqlite_path)] = field(default=Path("lava.db"), repr=False)
-    """Absolute path of the SQLite file; None: in memory, for tests."""
+    """Absolute path of the SQLite file; None (memory://, sqlite:///:memory:): in memory, for tests."""
     mode: Literal["enforce", "observe"] = "enforce"
     """"observe" meters and records, and never refuses, clamps or cuts."""
     markup: Annotated[Decimal, BeforeValidator(_markup)] = Decimal(1)
