@@ -104,6 +104,9 @@ class StreamMeter(Meter, Protocol):
         """Count one event. The bytes to pass on, or None where it must be hidden (a usage chunk the application did
         not ask for). May defer parsing: then `content_bound()` grows by the event's bytes until `measure()`."""
 
+    def untake(self) -> None:
+        """The last event taken is not passed on after all: forget the content it added. At most once after a take()."""
+
     def content_bound(self) -> tuple[Text, int]:
         """(content, extra_tokens) so far with everything not yet parsed counted by its bytes: never too low."""
 
