@@ -197,22 +197,25 @@ def test_it_is_found_behind_raise_for_status(library: Any) -> None:
     assert denied(raised.value) is SHORT
 
 
+def wrap(*, deliberately: bool) -> None:
+    try:
+        raise sdk_error(openai, httpx2)
+    except openai.APIStatusError as error:
+        if deliberately:
+            raise RuntimeError("wrapped") from error
+        raise RuntimeError("wrapped")  # noqa: B904 - as many wrappers do
+
+
 def test_it_is_found_behind_what_an_error_was_raised_from() -> None:
     with pytest.raises(RuntimeError) as wrapped:
-        try:
-            raise sdk_error(openai, httpx2)
-        except openai.APIStatusError as error:
-            raise RuntimeError("wrapped") from error
+        wrap(deliberately=True)
     assert denied(wrapped.value) is SHORT
     assert denied(wrapped.value, implied=False) is SHORT
 
 
 def test_it_is_found_behind_what_was_being_handled() -> None:
     with pytest.raises(RuntimeError) as wrapped:
-        try:
-            raise sdk_error(openai, httpx2)
-        except openai.APIStatusError:
-            raise RuntimeError("wrapped")  # noqa: B904 - as many wrappers do
+        wrap(deliberately=False)
     assert denied(wrapped.value) is SHORT
     assert denied(wrapped.value, implied=False) is None
 
