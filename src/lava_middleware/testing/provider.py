@@ -143,17 +143,25 @@ class FakeProvider:
         started.wait()
         if self._failure is not None:
             thread.join()
-            failure, self._failure = self._failure, None
-            raise failure
+            self._raise_failure()
         self._thread = thread
 
     def stop(self) -> None:
-        """Hang up on everybody and end the thread. The log stays readable."""
+        """Hang up on everybody and end the thread. The log stays readable.
+
+        Raises what a function given as `default` or `on_served` raised meanwhile.
+        """
         thread, self._thread = self._thread, None
         if thread is None:
             return
         self._loop.call_soon_threadsafe(self._stopping.set)
         thread.join()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def _run(self, started: threading.Event) -> None:
         with asyncio.Runner() as runner:
@@ -200,6 +208,9 @@ class FakeProvider:
             self._refuse(connection)
         except Gone:
             connection.close()
+        except Exception as error:  # A chooser or `on_served` of the user's: it belongs into his test.
+            self._failure = self._failure or error
+            connection.close(reset=True)
         finally:
             self._connections.discard(connection)
 

@@ -45,7 +45,7 @@ def events(ask: Ask, script: Script, said: Generation, stamp: Stamp) -> Iterator
         for index in range(ask.choices):
             yield Event(chunk.of({"role": "assistant", "content": "", **chunk.refusal}, index, first=True))
     for number, piece in enumerate(said.chunks(script.tokens_per_chunk)):
-        delta = _delta(piece, stamp, opening=calls_first and number == 0)
+        delta = _delta(ask, piece, stamp, opening=calls_first and number == 0)
         for index in range(ask.choices):
             yield Event(chunk.of(delta, index), piece.tokens, chunk=True)
     yield from _closing(ask, script, said, chunk)
@@ -130,8 +130,10 @@ def _call_id(stamp: Stamp, index: int) -> str:
 def _choice(ask: Ask, said: Generation, stamp: Stamp, index: int) -> dict[str, Any]:
     text = said.joined("text")
     message: dict[str, Any] = {"role": "assistant", "content": text if text or not said.calls else None}
+    if ask.flavour == "groq" and message["content"] is None:
+        del message["content"]
     if thinking := said.joined(THINKING):
-        message["reasoning_content"] = thinking
+        message[_thinking(ask)] = thinking
     if ask.flavour != "groq":
         message |= {"refusal": None, "annotations": []}
     if said.calls:
@@ -143,14 +145,19 @@ def _choice(ask: Ask, said: Generation, stamp: Stamp, index: int) -> dict[str, A
     return {"index": index, "message": message, "logprobs": None, "finish_reason": said.finish, **filtered}
 
 
-def _delta(piece: Piece, stamp: Stamp, *, opening: bool) -> dict[str, Any]:
+def _thinking(ask: Ask) -> str:
+    """OpenAI shows no thoughts; those who speak its dialect and do agree on this member, but for Groq."""
+    return "reasoning" if ask.flavour == "groq" else "reasoning_content"
+
+
+def _delta(ask: Ask, piece: Piece, stamp: Stamp, *, opening: bool) -> dict[str, Any]:
     if piece.kind == CALL:
         named = {"name": piece.text, "arguments": ""}
         call = {"index": piece.call, "id": _call_id(stamp, piece.call), "type": "function", "function": named}
         return {**({"role": "assistant", "content": None} if opening else {}), "tool_calls": [call]}
     if piece.kind == ARGUMENTS:
         return {"tool_calls": [{"index": piece.call, "function": {"arguments": piece.text}}]}
-    return {"reasoning_content" if piece.kind == THINKING else "content": piece.text}
+    return {_thinking(ask) if piece.kind == THINKING else "content": piece.text}
 
 
 class _Chunk:
