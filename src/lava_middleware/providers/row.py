@@ -13,9 +13,9 @@ class Endpoint:
 
     methods: tuple[str, ...]
     path: str
-    """A pattern: literal segments, `*` for one segment, `{model}` for one that names the model, a final `**` for any rest."""
+    """A pattern: literal segments, `*` for one segment, `{model}` for one that names the model, `**` for any number."""
     dialect: Dialect | None = None
-    """How it is metered. None with `free`: nothing to bill. None without: not metered yet, refused under a money gate."""
+    """How it is metered. None with `free`: nothing to bill. None without: not metered yet, refused by a money gate."""
     free: bool = False
     """Management, retrieval, token counting: passes ungated and is never billed."""
     door: str = ""
@@ -29,9 +29,11 @@ class Row:
     name: str
     """As records and prices name it: "openai", "azure-openai", "anthropic", "groq"."""
     hosts: tuple[str, ...]
-    """Host names; a leading `*.` matches any one or more labels before it."""
+    """Host names; a leading `*.` matches any one or more labels before it, a `*` elsewhere any part of a label."""
     endpoints: tuple[Endpoint, ...]
     """The first that matches counts. A path none matches is an unknown door: refused under a money gate."""
+    paths: tuple[str, ...] = ()
+    """Patterns of the paths that are this provider's on hosts it shares with other services; empty: all paths."""
     family: str = "openai"
     """Tokenizer family, for factors in core.bound: "openai", "claude", "open"; a model name may override it."""
     system: str = ""
