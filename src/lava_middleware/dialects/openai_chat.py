@@ -267,11 +267,11 @@ class _Choice:
 _ENVELOPE = ("id", "object", "created", "model", "system_fingerprint", "service_tier", "provider")
 
 _CARRIES_MORE = re.compile(
-    rb'"(?:usage|error|x_groq|finish_reason)"\s*:\s*[^n\s]|"(?:tool_calls|function_call|audio)"\s*:\s*[^n\s]'
+    rb'"(?:usage|error|x_groq|finish_reason)"\s*:\s*[^n\s]|"(?:name|function_call|audio)"\s*:\s*[^n\s]'
     rb'|"choices"\s*:\s*\[\s*\]|\[DONE\]|^event:',
     re.MULTILINE,
 )
-"""Marks of a chunk that may carry figures, an ending, an error or a tool call: anything but null."""
+"""Marks of a chunk that may carry figures, an ending, an error or the start of a tool call: anything but null."""
 
 
 def _usage_of(value: Mapping[str, Any]) -> Mapping[str, Any]:

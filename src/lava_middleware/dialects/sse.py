@@ -30,18 +30,20 @@ class Splitter:
 
     def split(self, data: bytes) -> list[bytes]:
         """The events that `data` completes. UTF-8 needs no care: no part of a longer character is a line end."""
-        if self._kept:
-            self._kept += data
+        kept = self._kept
+        start = 0
+        if kept:
+            kept += data
             if b"\n" not in data and b"\r" not in data:
                 return []
-            data = bytes(self._kept)
             start = max(0, self._searched - _LONGEST_BORDER)
-        else:
-            start = 0
+            data = bytes(kept)
+        elif data.find(b"\n\n") == len(data) - 2 and len(data) > 2 and b"\r" not in data:
+            return [data]  # exactly one event, as it usually comes
         events, done = _split_lf(data, start) if b"\r" not in data else _split_any(data, start)
-        rest = data[done:] if done else data
-        self._kept = bytearray(rest) if done or not self._kept else self._kept
-        self._searched = len(self._kept)
+        if done or not kept:
+            kept[:] = data[done:]
+        self._searched = len(kept)
         return events
 
     def rest(self) -> bytes:

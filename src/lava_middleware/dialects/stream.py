@@ -41,7 +41,9 @@ class EventMeter(Known):
         "_pending",
         "_pending_bytes",
         "_splitter",
+        "_word_bytes",
         "latest",
+        "unmeasured",
     )
 
     def __init__(self, intent: Intent) -> None:
@@ -51,6 +53,8 @@ class EventMeter(Known):
         self._literals: list[bytes] = []
         """Insides of JSON strings, not weighed yet."""
         self._literal_bytes = 0
+        self._word_bytes = 0
+        """Bytes of parsed events whose words are not weighed yet."""
         self._pending: list[bytes] = []
         """Whole events, not parsed yet."""
         self._pending_bytes = 0
@@ -63,6 +67,8 @@ class EventMeter(Known):
         """(words, parts, extra tokens) that the last event added, if it was not."""
         self.latest = b""
         """The last event."""
+        self.unmeasured = 0
+        """Bytes taken since the last measure(): no event is more tokens than it has bytes."""
 
     # What a dialect says ---------------------------------------------------------------------------------------------
 
@@ -99,10 +105,13 @@ class EventMeter(Known):
         if not self._fragment and (literal := self._plain(event)) is not None:
             self._last = literal
             self._literals.append(literal)
-            self._literal_bytes += len(literal)
+            size = len(literal)
+            self.unmeasured += size
+            self._literal_bytes += size
             if self._literal_bytes > BATCH:
                 self._weigh()
             return event
+        self.unmeasured += len(event)
         self._last, self._added = None, _NOTHING
         return self._look_closer(event)
 
@@ -122,9 +131,7 @@ class EventMeter(Known):
         return Text(self._weight.bytes, self._weight.hundredths, self._parts)
 
     def content_bound(self) -> tuple[Text, int]:
-        waiting = self._literal_bytes + self._pending_bytes
-        for words in self._words:
-            waiting += len(words)
+        waiting = self._literal_bytes + self._pending_bytes + sum(map(len, self._words))
         weight = self._weight
         parts = self._parts + min(len(self._pending), self._intent.choices)
         return Text(weight.bytes + waiting, weight.hundredths + 100 * waiting, parts), self.extra_tokens
@@ -132,6 +139,7 @@ class EventMeter(Known):
     def measure(self) -> None:
         self._read_pending()
         self._weigh()
+        self.unmeasured = 0
 
     # How it is done --------------------------------------------------------------------------------------------------
 
@@ -149,8 +157,10 @@ class EventMeter(Known):
                 self.measure()
             return event
         self._read_pending()
-        self._weigh()
         self._read(whole, parsed)
+        self._word_bytes += len(whole)
+        if self._word_bytes > BATCH:
+            self._weigh()
         if self._hidden:
             self._hidden = False
             return event if passed_on else None
@@ -191,6 +201,7 @@ class EventMeter(Known):
             self._literals.clear()
             self._literal_bytes = 0
         self.weigh_words()
+        self._word_bytes = 0
 
 
 _NOTHING = (b"", 0, 0)
