@@ -109,6 +109,11 @@ class MemoryJournal:
             self._check_open()
             return self._cursors.get(follower, 0)
 
+    def cursors(self) -> list[tuple[str, int]]:
+        with self._lock:
+            self._check_open()
+            return sorted(self._cursors.items())
+
     def save_cursor(self, follower: str, seq: int) -> None:
         with self._lock:
             self._check_open()

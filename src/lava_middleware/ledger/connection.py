@@ -1,0 +1,157 @@
+"""This file knows how to use one SQLite connection of the ledger, and what each of SQLite's errors means for it."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from .journal import Busy, JournalUnavailable
+
+Row = tuple[Any, ...]
+T = TypeVar("T")
+
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
+"""Primary codes that say: another connection is at it, nothing was done. PROTOCOL is a lost race for a WAL lock."""
+
+_UNIQUE = {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY}
+
+_MEANING: dict[int, str] = {
+    # SQLite's result code (an extended one, else the primary one) → what is the matter, and what to do about it.
+    # A code that is missing here is reported as SQLite words it. https://www.sqlite.org/rescode.html
+    sqlite3.SQLITE_NOTADB: "is not an SQLite database (or was overwritten): restore it from a backup, or name another",
+    sqlite3.SQLITE_CORRUPT: "is corrupt: stop every process that uses it and restore it from a backup",
+    sqlite3.SQLITE_FULL: "cannot grow, the disk or the database's allowed size is full: make room; nothing was written",
+    sqlite3.SQLITE_READONLY: "cannot be written: give this user write permission on the file and on its directory",
+    sqlite3.SQLITE_READONLY_DBMOVED: "was moved or deleted while in use: put it back, or restart",
+    sqlite3.SQLITE_PERM: "may not be used by this user: give it permission on the file and on its directory",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened: check the path, and that this user may read and write the file, its "
+    "-wal and -shm companions and their directory",
+    sqlite3.SQLITE_IOERR: "cannot be read or written, the operating system reports an error: look for a full or "
+    "failing disk, a quota, or a limit on file sizes (ulimit -f)",
+    sqlite3.SQLITE_NOLFS: "has grown beyond what this file system can store",
+    sqlite3.SQLITE_NOMEM: "cannot be used, memory is exhausted",
+}
+
+
+class UniqueViolation(Exception):
+    """An entry with that version or that key is there."""
+
+
+class Source(Protocol):
+    """Where a connection comes from: the ledger file it belongs to."""
+
+    path: str
+
+    def ensure_usable(self) -> None:
+        """Raise JournalUnavailable if the file must not be used now."""
+
+    def connect(self) -> sqlite3.Connection: ...
+
+    def committed(self) -> None:
+        """Something was just committed."""
+
+
+class Connection:
+    """One SQLite connection and the lock under which one thread at a time uses it. It is opened when first used."""
+
+    __slots__ = ("_source", "lock", "raw")
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.lock = threading.Lock()
+        self.raw: sqlite3.Connection | None = None
+
+    def insert(self, sql: str, parameters: Sequence[Any]) -> tuple[int, int]:
+        """Run one INSERT; (rows inserted, seq of the last). Raises UniqueViolation, Busy, JournalUnavailable."""
+        source = self._source
+        with self.lock:
+            source.ensure_usable()
+            try:
+                raw = self.raw or self._open()
+                cursor = raw.execute(sql, parameters)
+                inserted, last = cursor.rowcount, cursor.lastrowid
+            except sqlite3.Error as error:
+                raise self._translated(error) from error
+            if inserted:
+                source.committed()
+            return inserted, last or 0
+
+    def change(self, sql: str, parameters: Sequence[Any]) -> None:
+        """Run one statement that changes something."""
+        self.insert(sql, parameters)
+
+    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """All rows at once: a SELECT that is left half-read would keep checkpoints from their work (T47)."""
+        with self.lock:
+            self._source.ensure_usable()
+            try:
+                return (self.raw or self._open()).execute(sql, parameters).fetchall()
+            except sqlite3.Error as error:
+                raise self._translated(error) from error
+
+    def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in one write transaction: all of it, or nothing."""
+        with self.lock:
+            self._source.ensure_usable()
+            try:
+                raw = self.raw or self._open()
+                result = in_transaction(raw, work)
+            except sqlite3.Error as error:
+                raise self._translated(error) from error
+            self._source.committed()
+            return result
+
+    def close(self) -> None:
+        """Close it; the next use opens another. The caller holds the lock."""
+        raw, self.raw = self.raw, None
+        if raw is not None:
+            raw.close()
+
+    def forget(self) -> None:
+        """In a forked child: the connection is the parent's, and so is whoever held the lock."""
+        self.lock = threading.Lock()
+        if self.raw is not None:
+            _ABANDONED.append(self.raw)
+            self.raw = None
+
+    def _open(self) -> sqlite3.Connection:
+        self.raw = self._source.connect()
+        return self.raw
+
+    def _translated(self, error: sqlite3.Error) -> Exception:
+        if self.raw is not None and self.raw.in_transaction:
+            self.raw.rollback()
+        return translated(error, self._source.path)
+
+
+_ABANDONED: list[sqlite3.Connection] = []
+"""Connections of a parent process. Closing one here would take part in the parent's locking, so they are kept (T36)."""
+
+
+def in_transaction(raw: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Run `work` between BEGIN IMMEDIATE and COMMIT, and roll back when anything goes wrong."""
+    raw.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(raw)
+        raw.execute("COMMIT")
+    except BaseException:
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")
+        raise
+    return result
+
+
+def translated(error: sqlite3.Error, path: str) -> Exception:
+    """The one place where SQLite's errors become the journal's."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # the module's own complaint about how it was called: a programmer's error, passed on
+        return error
+    if code in _UNIQUE:
+        return UniqueViolation()
+    primary = code & 0xFF
+    if primary in _BUSY:
+        return Busy(f"another process is writing the ledger {path}")
+    meaning = _MEANING.get(code) or _MEANING.get(primary) or "cannot be used"
+    return JournalUnavailable(f"the ledger {path} {meaning} (SQLite: {error}, {error.sqlite_errorname})")
