@@ -376,6 +376,10 @@ class Litellm:
             entry.put("web_search", _ticks(Decimal(cost), TOKEN))
         if provider == "anthropic":
             _multiply(entry, data.get("provider_specific_entry") or {})
+        for rates in entry.all_rates():
+            if 0 < rates.get("cache_write", 0) < rates.get("input", 0):
+                self._report.notes["litellm cache writes left out, cheaper than input"] += 1
+                del rates["cache_write"]
         known = self.by_provider[provider].get(model.lower())
         if known is None or (not known.rates and entry.rates):
             self.by_provider[provider][model.lower()] = entry
@@ -468,7 +472,7 @@ def _fill(provider: str, entry: Entry, other: Entry, report: Report) -> None:
     entry.source = BOTH
     lacking = {unit for unit in other.rates if unit not in entry.rates}
     if other.tiers and not entry.tiers:
-        report.notes["models whose long-context tiers only litellm knows"] += 1
+        report.notes[f"long-context tiers that only litellm knows: {provider}/{entry.model}"] += 1
         entry.tiers = other.tiers
     _add_units(entry.rates, other.rates, lacking)
     _add_tiers(entry.tiers, other.tiers, lacking)

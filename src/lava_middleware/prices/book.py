@@ -13,7 +13,7 @@ from cachetools import LRUCache
 
 from ..core.pricing import Price
 from ..core.usage import OTHER_UNITS
-from .names import spellings, undated
+from .names import date_of, spellings, undated
 from .snapshot import Snapshot, shipped
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ ANY_PROVIDER = "any"
 
 
 class Book:
-    """A core.pricing.PriceBook. Thread-safe; raises ConfigurationError for prices that cannot be right.
+    """A core.pricing.PriceBook. Thread-safe; raises overlay.PricesError (a ValueError) for prices that cannot be right.
 
     `prices`: a mapping of "model" or "provider/model" to prices (credits per million tokens, as strings; searches and
     requests each), {"free": true} for an explicitly free model, or the path of a TOML file of that shape. They take
@@ -80,9 +80,9 @@ class Book:
             if price is not None:
                 found.setdefault((price.provider, price.model), price)
 
-        def rank(price: Price) -> tuple[bool, int, str, str]:
+        def rank(price: Price) -> tuple[bool, bool, int, str, str]:
             names = (price.model.lower(), f"{price.provider}/{price.model}".lower())
-            return wanted not in names, len(price.model), price.provider, price.model
+            return wanted not in names, price.source != "operator", len(price.model), price.provider, price.model
 
         return sorted(found.values(), key=rank)[:limit]
 
@@ -116,8 +116,14 @@ class Book:
             for key in (f"{provider}/{name}", name):
                 if key in self._given and not self._is_of_another(key, provider):
                     return key
-        dated = [key for key in self._given if key.removeprefix(f"{provider}/") in names and undated(key) in bare]
-        return dated[0] if len(dated) == 1 else None
+        if any(map(date_of, own)):
+            return None
+        dated = [key for key in self._given if date_of(key) and self._names(key, provider) in names]
+        return dated[0] if len(dated) == 1 and undated(self._names(dated[0], provider)) in bare else None
+
+    def _names(self, key: str, provider: str) -> str:
+        """The model that a key names where this provider serves it."""
+        return "" if self._is_of_another(key, provider) else key.removeprefix(f"{provider}/")
 
     def _is_of_another(self, key: str, provider: str) -> bool:
         first, slash, _ = key.partition("/")

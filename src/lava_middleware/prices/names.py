@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 _DATE = re.compile(r"[-@_:](20\d\d)-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])(?:(?<=:.{8})-v\d|(?<=:.{10})-v\d)?$")
-"""gpt-4o-2024-08-06, claude-sonnet-4@20250514, gpt-5.2_2025-12-11, and OpenAI's old gpt-3.5-turbo-instruct:20230824-v2."""
+"""gpt-4o-2024-08-06, claude-sonnet-4@20250514, gpt-5.2_2025-12-11; OpenAI's old gpt-3.5-turbo-instruct:20230824-v2."""
 LATEST = "-latest"
 FINE_TUNED = "ft:"
 

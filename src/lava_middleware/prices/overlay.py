@@ -15,9 +15,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from ..core.money import PER_MILLION, ticks_of
 from ..core.usage import OTHER_UNITS, UNITS
-from ..errors import ConfigurationError
 
 EXAMPLE = '{"gpt-4o": {"input": "2.50", "output": "10.00", "cache_read": "1.25"}}, credits per million tokens'
+
+
+class PricesError(ValueError):
+    """The operator's prices cannot be right; the message says where and why, never the value."""
 
 
 def _price(value: object) -> int:
@@ -84,23 +87,23 @@ _ALL = TypeAdapter(dict[str, Given])
 
 
 def read(prices: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Given]:
-    """Lower-case "model" or "provider/model" → what was given. Raises ConfigurationError with the place in it."""
+    """Lower-case "model" or "provider/model" → what was given. Raises PricesError with the place in it."""
     if isinstance(prices, str | os.PathLike):
         where, prices = f"prices file {os.fspath(prices)}: ", _from_file(prices)
     else:
         where = "prices: "
     if not isinstance(prices, Mapping):
-        raise ConfigurationError(f"prices must be a mapping or the path of a TOML file, for example {EXAMPLE}")
+        raise PricesError(f"prices must be a mapping or the path of a TOML file, for example {EXAMPLE}")
     for name in prices:
         if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable():
-            raise ConfigurationError(f"{where}a model's name must be 1 to 200 printable characters")
+            raise PricesError(f"{where}a model's name must be 1 to 200 printable characters")
     try:
         given = _ALL.validate_python(dict(prices))
     except ValidationError as error:
-        raise ConfigurationError(where + _first(error)) from None
+        raise PricesError(where + _first(error)) from None
     lowered = {name.lower(): one for name, one in given.items()}
     if len(lowered) < len(given):
-        raise ConfigurationError(f"{where}a model is named twice; upper and lower case are the same")
+        raise PricesError(f"{where}a model is named twice; upper and lower case are the same")
     return lowered
 
 
@@ -109,9 +112,9 @@ def _from_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         with open(path, "rb") as file:
             return tomllib.load(file, parse_float=Decimal)
     except OSError as error:
-        raise ConfigurationError(f"prices file {os.fspath(path)} cannot be read: {error.strerror}") from None
+        raise PricesError(f"prices file {os.fspath(path)} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"prices file {os.fspath(path)} is not TOML: {error}") from None
+        raise PricesError(f"prices file {os.fspath(path)} is not TOML: {error}") from None
 
 
 def _first(error: ValidationError) -> str:
