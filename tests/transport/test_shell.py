@@ -6,18 +6,21 @@ import gc
 import gzip
 import json
 import os
-import sys
+import socket
 import time
 from typing import Any
 
 import anyio
 import pytest
 
-from lava_middleware.transport.seen import Answer, Departure, Item, Seen, Stop
+from lava_middleware.transport.seen import Departure, Item, Seen, Stop
 
 from .shell_kit import BODY, EVENTS, FakeFlight, Kit, Provider, Script, Ticket, akit, kit, provider, script, skit
 
 __all__ = ["akit", "kit", "provider", "script", "skit"]
+
+# trio's own, and the libraries' own: without us too they leave their generators to the collector when a body is left.
+pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
 
 
 def only_ending(script: Script) -> str | None:
@@ -198,8 +201,8 @@ def test_a_host_that_the_gate_does_not_know_gets_the_librarys_own_objects(
 
 
 def test_the_gate_sees_the_url_taken_apart_and_the_bytes(kit: Kit, provider: Provider, script: Script) -> None:
-    seen: list[Seen] = []
-    script.knows = lambda request: bool(seen.append(request))
+    seen: list[tuple[Seen, bytes | None]] = []
+    script.knows = lambda request: bool(seen.append((request, request.content())))
 
     async def main() -> None:
         async with kit.opened(transport=kit.mock(lambda request: kit.module.Response(200))) as client:
@@ -207,16 +210,16 @@ def test_the_gate_sees_the_url_taken_apart_and_the_bytes(kit: Kit, provider: Pro
             await kit.send(client, "http://api.example.com./v1", files={"file": b"x" * 10})
 
     kit.run(main)
-    first, second = seen
+    (first, content), (second, multipart) = seen
     assert (first.method, first.scheme, first.host, first.port) == ("POST", "https", "api.example.com", 8443)
     assert (first.path, first.query) == ("/v1/a%20b", b"x=1&y=2")
-    assert json.loads(first.content() or b"") == {"a": 1}
+    assert json.loads(content or b"") == {"a": 1}
     assert first.headers.get("content-type") == "application/json"
     assert first.headers.get("nothing") is None
     assert first.headers.get_list("content-type") == ["application/json"]
     assert "secret" not in repr(first)
     assert "x=1" not in repr(first)
-    assert (second.host, second.port, second.content()) == ("api.example.com.", None, None)
+    assert (second.host, second.port, multipart) == ("api.example.com.", None, None)
 
 
 def test_bodies_that_are_no_bytes_are_never_read(kit: Kit, provider: Provider, script: Script) -> None:
@@ -401,12 +404,7 @@ def test_a_stream_that_nobody_closes_ends_when_it_is_collected(kit: Kit, provide
                 await anyio.sleep(0.01)
             assert (only_ending(script) or "").split()[0] == "abandoned"
 
-    if kit.colour == "trio":
-        pytest.importorskip("trio")
-        with pytest.warns(ResourceWarning):  # trio's own: an async generator was not exhausted
-            kit.run(main)
-    else:
-        kit.run(main)
+    kit.run(main)
 
 
 def test_a_response_that_nobody_reads_ends_when_it_is_collected(kit: Kit, provider: Provider, script: Script) -> None:
@@ -474,8 +472,7 @@ def test_cancelled_while_the_stream_waits_for_the_ledger(akit: Kit, provider: Pr
     akit.run(main)
 
 
-@pytest.mark.parametrize("when", ["reading", "between"])
-def test_an_interrupt_ends_the_stream(skit: Kit, provider: Provider, script: Script, when: str) -> None:
+def test_an_interrupt_ends_the_stream(skit: Kit, provider: Provider, script: Script) -> None:
     def interrupt(flight: FakeFlight, data: bytes) -> list[Item]:
         raise KeyboardInterrupt
 
@@ -536,13 +533,14 @@ def test_no_free_connection_in_time_is_unsent(kit: Kit, provider: Provider, scri
     kit.run(main)
 
 
-def test_nobody_listening_is_unsent(kit: Kit, provider: Provider, script: Script) -> None:
-    provider.close()
+def test_nobody_listening_is_unsent(kit: Kit, script: Script) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
 
     async def main() -> None:
         async with kit.opened() as client:
             with pytest.raises(kit.module.ConnectError):
-                await kit.send(client, f"{provider.url}/echo")
+                await kit.send(client, f"http://127.0.0.1:{port}/echo")
             assert only_ending(script) == "unsent ConnectError"
             assert "dispatched" not in script.flight.told
 
@@ -894,8 +892,6 @@ def test_a_transport_that_traces_nothing_is_believed_by_the_class_of_its_error(
 def test_a_transport_that_tries_again_after_a_send_is_not_unsent(kit: Kit, provider: Provider, script: Script) -> None:
     """The first attempt has left, whatever the second one says."""
 
-    def first_then_refused(inner: Any, request: Any) -> Any: ...
-
     module = kit.module
     if kit.is_async:
 
@@ -1067,8 +1063,3 @@ def test_nothing_is_ended_at_exit(skit: Kit, provider: Provider, script: Script)
     assert [one.atexit for one in ours] == [False]
     response.close()
     client.close()
-
-
-def test_an_answer_of_ours_has_defaults() -> None:
-    assert Answer(402).body == b""
-    assert "pytest" in sys.modules
