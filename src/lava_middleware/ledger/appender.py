@@ -1,4 +1,4 @@
-"""This file knows how to get one command into the journal: decide, append with proof, fold; again if others were faster.
+"""This file knows how to get one command into the journal: decide, append with proof, fold; again after a lost race.
 
 Whoever calls it holds the slot's lock. Nothing in here sleeps or waits.
 """

@@ -1,0 +1,84 @@
+"""This file knows what the processes of the concurrency tests do. Each function is the life of one spawned process."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from typing import Any
+
+from lava_middleware.core.commands import Authorize, Extend, Settle, Void
+from lava_middleware.ledger.ledger import Ledger
+from lava_middleware.ledger.sqlite import SqliteJournal
+
+
+def play_until_declined(
+    path: str, number: int, seed: int, threads: int, declines: int, accounts: int, out: Any
+) -> None:
+    """Threads that hold, extend, settle and void at random, until each has been declined so many times."""
+    journal = SqliteJournal(path, "process_crash")
+    ledger = Ledger(journal, deadline_s=30.0)
+    errors: list[str] = []
+    worst = 0.0
+
+    def one(thread: int) -> None:
+        nonlocal worst
+        rng = random.Random(f"{seed}:{number}:{thread}")
+        declined = calls = 0
+        open_holds: list[tuple[str, str]] = []
+        while declined < declines:
+            calls += 1
+            account = f"customer-{rng.randrange(accounts)}"
+            hold = f"{number}-{thread}-{calls}"
+            command = Authorize(
+                hold, ledger.owner, rng.randrange(40), rng.randrange(30), 1_000_000, rng.randrange(1, 90), 1, expected=7
+            )
+            started = time.perf_counter()
+            receipt = ledger.apply(account, command).wait(60)
+            worst = max(worst, time.perf_counter() - started)
+            if receipt.declined is not None:
+                declined += 1
+            else:
+                open_holds.append((account, hold))
+            if rng.random() < 0.3 and open_holds:
+                ledger.apply(open_holds[-1][0], Extend(open_holds[-1][1], 1_000_000, 50, 16)).wait(60)
+            if open_holds and (receipt.declined is not None or rng.random() < 0.6):
+                end(rng, *open_holds.pop(rng.randrange(len(open_holds))))
+        for account, hold in open_holds[:-1]:  # the last one is left to recovery
+            end(rng, account, hold)
+
+    def end(rng: random.Random, account: str, hold: str) -> None:
+        if rng.random() < 0.2:
+            ledger.apply(account, Void(hold, "unsent")).wait(60)
+        else:
+            charge = rng.choice((3, 11, 40, 130))
+            ledger.apply(account, Settle(hold, charge, 10, rng.randrange(120), cause="cap_ignored")).wait(60)
+
+    def guarded(thread: int) -> None:
+        try:
+            one(thread)
+        except BaseException as error:
+            errors.append(repr(error))
+
+    players = [threading.Thread(target=guarded, args=(thread,)) for thread in range(threads)]
+    for player in players:
+        player.start()
+    for player in players:
+        player.join()
+    ledger.close()
+    journal.close()
+    out.put((errors, worst, ledger.counters.conflicts, ledger.counters.busy))
+
+
+def hold_only(path: str, number: int, calls: int, ticks: int, gate: Any, out: Any) -> None:
+    """So many holds of one customer, as fast as possible, all processes at once; tells how many passed."""
+    journal = SqliteJournal(path, "process_crash")
+    ledger = Ledger(journal, deadline_s=30.0)
+    owner = ledger.owner
+    gate.wait()
+    tickets = [ledger.apply("acme", Authorize(f"{number}-{i}", owner, ticks, 0, 0, 0, 0)) for i in range(calls)]
+    passed = sum(ticket.wait(60).declined is None for ticket in tickets)
+    out.put(passed)
+    gate.wait()  # nobody dies, so nobody's holds are ended, before all have counted
+    ledger.close()
+    journal.close()
