@@ -1,0 +1,457 @@
+"""This file knows how the parts are put together: ledger, prices, terms, exporters and clock make one `Lava`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+
+from . import context
+from .core.account import CATEGORIES
+from .core.balance import Balance, balance_of
+from .core.commands import Command, Grant, SetTerms
+from .core.decide import Conflict, Declined
+from .core.events import decode
+from .core.learned import Learned
+from .core.money import AmountError, ticks_of
+from .core.outcome import Used
+from .core.pricing import Price
+from .core.rating import Markup, provenance, rate
+from .core.record import Facts, Record, record_of
+from .core.terms import Limit
+from .core.usage import Reading
+from .core.windows import zone_of
+from .errors import ConfigurationError, Denied, first_refusal
+from .export.follower import Follower
+from .export.jsonl import json_lines
+from .export.metrics import Metrics
+from .export.telemetry import telemetry
+from .ids import new_id, now_us
+from .ledger.journal import Entry, Journal
+from .ledger.ledger import Ledger
+from .ledger.ticket import Ticket
+from .prices.book import Book
+from .providers.row import Row
+from .providers.table import ROWS
+from .settings import Settings, configure
+from .transport.flight import denied_from
+
+if TYPE_CHECKING:
+    from .transport.flight import Flight, Plan
+
+logger = logging.getLogger("lava_middleware")
+
+LEARNED_NOTE = "learned"
+"""Under this name the lessons are kept beside the journal."""
+CHORES_S = 1.0
+"""How often counts are written down and stalled streams looked for."""
+
+
+class Lava:
+    """A ledger with the gate in front of it. Thread-safe; one for the whole process is the usual number.
+
+    `Lava("sqlite:///lava.db", markup="1.20", ...)` or `Lava.from_env()`. Every setting is a keyword or a LAVA_*
+    variable; see the README. Raises ConfigurationError for one that cannot work, JournalUnavailable if the ledger
+    cannot be opened. Close it when done (`close()`, or as a context manager): nothing that was acknowledged depends on
+    that, what is still queued is written a little earlier.
+    """
+
+    def __init__(
+        self,
+        ledger: str | None = None,
+        *,
+        clock: Callable[[], int] = now_us,
+        exporters: tuple[Follower, ...] = (),
+        **settings: Any,
+    ) -> None:
+        self.settings: Settings = configure(ledger, settings)
+        self.clock = clock
+        self.monotonic = time.monotonic
+        self.new_id = new_id
+        self.journal: Journal = open_journal(self.settings)
+        self.ledger = Ledger(self.journal, clock=clock, pending_path=self.settings.pending)
+        self.book = Book(self.settings.prices)
+        self.markup = Markup(self.settings.markup)
+        self.hosts = _rows_at(self.settings.hosts)
+        self.learned = self._read_lessons()
+        self.metrics = Metrics()
+        self._open: dict[int, Flight] = {}
+        """Exchanges under way, for the watcher of stalls."""
+        self._passed: Counter[tuple[str, str, str]] = Counter()
+        self._taught = 0
+        self._closed = False
+        self._chores = _Chores(self._do_chores)
+        self._followers = (*exporters, *self._own_followers())
+        for follower in self._followers:
+            follower.start(self)
+
+    @classmethod
+    def from_env(cls, **settings: Any) -> Lava:
+        """Configured from LAVA_* variables; keywords win over them."""
+        return cls(**settings)
+
+    def __repr__(self) -> str:
+        return f"<Lava {self.settings.mode}>"
+
+    def __enter__(self) -> Lava:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What the operator does ------------------------------------------------------------------------------------------
+
+    def grant(
+        self,
+        customer: str,
+        credits: object,
+        *,
+        key: str | None = None,
+        category: str = "top_up",
+        priority: int = 0,
+        starts: datetime | None = None,
+        expires: datetime | None = None,
+    ) -> Balance:
+        """Add credits ("5.00", a Decimal or an Amount) and give the balance after it.
+
+        `key` makes it idempotent: an invoice number, a payment event's id. The same key with the same content changes
+        nothing; with other content it raises Conflict. Without a key each call is a new grant.
+        Raises AmountError, IdError, LedgerUnavailable (then whether it was written is unknown: repeat it with a key).
+        """
+        self._apply(customer, self._grant(credits, key, category, priority, starts, expires)).wait()
+        return self.balance(customer)
+
+    async def agrant(
+        self,
+        customer: str,
+        credits: object,
+        *,
+        key: str | None = None,
+        category: str = "top_up",
+        priority: int = 0,
+        starts: datetime | None = None,
+        expires: datetime | None = None,
+    ) -> Balance:
+        """`grant` for async code."""
+        await self._apply(customer, self._grant(credits, key, category, priority, starts, expires))
+        return self.balance(customer)
+
+    def _grant(
+        self,
+        credits: object,
+        key: str | None,
+        category: str,
+        priority: int,
+        starts: datetime | None,
+        expires: datetime | None,
+    ) -> Grant:
+        amount = ticks_of(credits, what="credits")
+        if amount <= 0:
+            raise AmountError("a grant must be more than 0 credits")
+        if category not in CATEGORIES:
+            raise AmountError(f"a grant's category must be one of {', '.join(CATEGORIES)}")
+        if key is not None and not (isinstance(key, str) and 1 <= len(key) <= 255 and key.isprintable()):
+            raise AmountError("a grant's key must be 1 to 255 printable characters")
+        return Grant(
+            key or self.new_id(),
+            amount,
+            category,
+            priority,
+            None if starts is None else _microseconds(starts, "starts"),
+            None if expires is None else _microseconds(expires, "expires"),
+        )
+
+    def limit(
+        self,
+        customer: str,
+        quantity: int | None,
+        unit: str = "tokens",
+        *,
+        window: str = "month",
+        zone: str = "UTC",
+        name: str | None = None,
+    ) -> Balance:
+        """Put a hard limit in force: at most `quantity` of `unit` per `window`. None takes the limit away.
+
+        Counted from now on; setting it again under the same name (default "unit/window") keeps what was counted.
+        Raises TermsError for a limit that cannot be enforced.
+        """
+        zone_of(zone)
+        name = name or f"{unit}/{window}"
+        while True:
+            terms = self.ledger.look(context.checked_id(customer)).terms
+            if quantity is None:
+                if all(one.name != name for one in terms.limits):
+                    return self.balance(customer)
+                changed = terms.without_limit(name)
+            else:
+                changed = terms.with_limit(Limit(name, unit, quantity, window, zone))
+            with contextlib.suppress(Conflict):  # somebody else changed the terms in between: read them again
+                self._apply(customer, SetTerms(changed)).wait()
+                return self.balance(customer)
+
+    def balance(self, customer: str) -> Balance:
+        """What the customer has now, as the ledger (not this process's memory) says."""
+        return balance_of(self.ledger.look(context.checked_id(customer)), self.clock())
+
+    async def abalance(self, customer: str) -> Balance:
+        """`balance` for async code."""
+        return self.balance(customer)
+
+    def records(self, customer: str) -> Iterator[Record]:
+        """The customer's usage records, newest first, read in short pages as you iterate."""
+        for entry in self.entries(customer):
+            record = record_of_entry(entry)
+            if record is not None:
+                yield record
+
+    def entries(self, customer: str) -> Iterator[Entry]:
+        """All entries of the customer's journal, newest first, read in short pages as you iterate."""
+        before: int | None = None
+        while page := self.journal.entries(context.checked_id(customer), before=before, limit=200):
+            yield from page
+            before = page[-1].version
+
+    # Instrumenting ---------------------------------------------------------------------------------------------------
+
+    def instrument(self) -> Lava:
+        """Meter every httpx and httpx2 client of this process, those that exist already included.
+
+        Repeats harmlessly. The first Lava that instruments is the process's default; a second one raises
+        ConfigurationError (it can still be used through its own middleware or `charge_to`).
+        """
+        from .transport.gate import GATE
+        from .transport.instrument import instrument
+
+        context.set_default(self)
+        instrument(lambda: GATE)
+        return self
+
+    def charge_to(self, customer: str, **frame: Any) -> Any:
+        """`charge_to` that also says that this Lava acts."""
+        return context.charge_to(customer, lava=self, **frame)
+
+    def unbilled(self, reason: str = "") -> Any:
+        """`unbilled` for calls that nobody is charged for."""
+        return context.unbilled(reason)
+
+    def current(self) -> Any:
+        return context.current()
+
+    def close(self) -> None:
+        """Write down what is queued, stop the threads, close the ledger. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        context.drop_default(self)
+        self._chores.stop()
+        for follower in self._followers:
+            follower.close()
+        self._do_chores()
+        self._save_lessons()
+        self.ledger.close()
+        self.journal.close()
+
+    def _apply(self, customer: str, command: Command) -> Ticket:
+        return self.ledger.apply(context.checked_id(customer), command)
+
+    # What flights need -----------------------------------------------------------------------------------------------
+
+    def opened(self, flight: Flight) -> None:
+        self._open[id(flight)] = flight
+        self._chores.start()
+
+    def closed(self, flight: Flight) -> None:
+        self._open.pop(id(flight), None)
+
+    def denied(self, customer: str, declined: Declined, **more: Any) -> Denied:
+        """The ledger's no as the application and its client will see it."""
+        strict = self.settings.unknown_accounts == "refuse" and declined.reason == "insufficient_credit"
+        if strict and self.ledger.look(customer).version == 0:
+            return Denied("customer_unknown", **more)
+        return denied_from(declined, self.clock(), **more)
+
+    def refused(self, denied: Denied) -> None:
+        first_refusal(denied)
+        self.metrics.decided("denied", denied.reason)
+
+    def lets_through_unreachable(self) -> bool:
+        """Whether calls may go out while the ledger cannot be asked."""
+        return self.settings.mode == "observe" or self.settings.on_ledger_outage == "open"
+
+    def count_passed(self, reason: str, host: str) -> None:
+        """One more request that passed without being metered, or would have been refused."""
+        day = datetime.fromtimestamp(self.clock() / 1_000_000, UTC).date().isoformat()
+        self._passed[day, reason, host] += 1
+        self.metrics.passed(reason)
+        self._chores.start()
+
+    def rate(self, plan: Plan, facts: Facts, what: Used, reading: Reading | None) -> int:
+        """Write cost and charge of what was used onto the facts, and give the charge in ticks."""
+        price = self._price_of_answer(plan, facts)
+        reported = reading.cost_ticks if reading is not None and plan.reports_cost else None
+        rating = rate(price, what.usage, tier=facts.service_tier or None, reported=reported)
+        for model, usage in what.others:
+            other = self._price(plan, model) if model else price
+            rating += rate(other, usage, tier=facts.service_tier or None)
+        facts.cost, facts.cost_basis = rating.cost, rating.basis
+        facts.lines = rating.lines
+        facts.others = tuple((model or "", dict(usage)) for model, usage in what.others)
+        if price is not None:
+            facts.price = provenance(price, self.book.version)
+        facts.markup = str(self.markup)
+        facts.charge = self.markup.charge(rating)
+        return facts.charge
+
+    def _price_of_answer(self, plan: Plan, facts: Facts) -> Price | None:
+        """The price of the model that the answer names, else of the one that was asked for (T25)."""
+        return (self._price(plan, facts.response_model) if facts.response_model else None) or plan.price
+
+    def _price(self, plan: Plan, model: str) -> Price | None:
+        return self.book.find(plan.price_lists, model)
+
+    def post(
+        self, customer: str, command: Command, record: str | None, *, binding: context.Binding | None = None
+    ) -> None:
+        """Tell the ledger how an exchange ended. Never waits and never raises."""
+        self._taught += 1
+        ticket = self.ledger.apply(customer, command, record=record)
+        for follower in self._followers:
+            follower.wake()
+        if record is not None:
+            ticket.on_done(lambda: self._posted(ticket, record, binding))
+
+    def _posted(self, ticket: Ticket, record: str, binding: context.Binding | None) -> None:
+        try:
+            receipt = ticket.result()
+        except Exception as error:  # nothing may reach the application from here; what happened is in the log
+            logger.error("the ledger refused the ending of an exchange (%s); see lava doctor", type(error).__name__)
+            return
+        if binding is not None and receipt.event is not None:
+            made = record_of(
+                receipt.event,
+                record,
+                customer=ticket.account,
+                at=self.clock(),
+                seq=receipt.seq,
+                balance_after=receipt.available,
+            )
+            if made is not None:
+                binding.add(made)
+
+    def trace_context(self) -> str:
+        """W3C traceparent of the current span, or an empty string."""
+        span = trace.get_current_span().get_span_context()
+        if not span.is_valid:
+            return ""
+        return f"00-{span.trace_id:032x}-{span.span_id:016x}-{int(span.trace_flags):02x}"
+
+    # Chores ----------------------------------------------------------------------------------------------------------
+
+    def _do_chores(self) -> None:
+        self._write_passed()
+        self._end_stalled()
+        if self._taught:
+            self._taught = 0
+            self._save_lessons()
+
+    def _write_passed(self) -> None:
+        counts, self._passed = self._passed, Counter()
+        for (day, reason, host), count in counts.items():
+            try:
+                self.journal.bump(day, reason, host, count)
+            except Exception:  # the ledger is busy or away: keep the counts for the next time
+                self._passed[day, reason, host] += count
+
+    def _end_stalled(self) -> None:
+        patience = self.settings.stall_s
+        now = self.monotonic()
+        for flight in list(self._open.values()):
+            if not flight.reading and now - flight.last_read > patience:
+                flight.stalled()
+
+    def _read_lessons(self) -> Learned:
+        try:
+            text = self.journal.note(LEARNED_NOTE)
+            return Learned.from_text(text) if text else Learned()
+        except Exception:
+            return Learned()  # a cache: what cannot be read is learned anew
+
+    def _save_lessons(self) -> None:
+        with contextlib.suppress(Exception):
+            self.journal.save_note(LEARNED_NOTE, self.learned.to_text())
+
+    def _own_followers(self) -> Iterator[Follower]:
+        if self.settings.export_jsonl is not None:
+            yield json_lines(self.settings.export_jsonl)
+        yield telemetry(self.metrics, spans=self.settings.tracing)
+
+
+class _Chores:
+    """A thread that does small things once a second while there is something to do. Started when first needed."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._pid = 0
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        if self._pid != os.getpid():  # never started here, or in the parent of a fork
+            self._pid = os.getpid()
+            self._stopped = threading.Event()
+            threading.Thread(target=self._run, args=(self._stopped,), name="lava-chores", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _run(self, stopped: threading.Event) -> None:
+        while not stopped.wait(CHORES_S):
+            try:
+                self._work()
+            except Exception:
+                logger.exception("lava: a periodic task failed; it is tried again")
+
+
+def open_journal(settings: Settings) -> Journal:
+    """The journal that the settings name."""
+    if settings.ledger is None:
+        from .ledger.memory import MemoryJournal
+
+        return MemoryJournal()
+    from .ledger.sqlite import SqliteJournal
+
+    return SqliteJournal(settings.ledger, durability=settings.durability)
+
+
+def record_of_entry(entry: Entry) -> Record | None:
+    """The usage record of an entry, or None if the entry bills nothing."""
+    return record_of(
+        decode(entry.kind, entry.event),
+        entry.record,
+        customer=entry.account,
+        at=entry.at,
+        seq=entry.seq,
+        balance_after=entry.balance_after,
+    )
+
+
+def _rows_at(hosts: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[Row, ...]]:
+    """The operator's hosts with the rows of the providers they speak as."""
+    unknown = sorted({name for names in hosts.values() for name in names} - set(ROWS))
+    if unknown:
+        raise ConfigurationError(f"hosts names {unknown[0]!r}, which is not one of {', '.join(sorted(ROWS))}")
+    return {host: tuple(ROWS[name] for name in names) for host, names in hosts.items()}
+
+
+def _microseconds(moment: datetime, name: str) -> int:
+    if moment.tzinfo is None:
+        raise ValueError(f"{name} must be a datetime with a time zone")
+    return int(moment.timestamp() * 1_000_000)
