@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 FIRST_SLICE: Final = 64
 """Output tokens a stream holds before its first byte."""
+LEAST_CAP: Final = 16
+"""OpenAI's responses refuse smaller caps; a stream that can pay for less is cut by us.
+https://platform.openai.com/docs/api-reference/responses/create#responses-create-max_output_tokens"""
 EXTEND_WAIT_S: Final = 0.25
 """How long a stream waits for other open calls to give back credit before it is cut."""
 LARGEST_TAIL: Final = 65_536
@@ -57,6 +60,8 @@ class Plan:
     """Names of the price lists to look in, in order."""
     price: Price | None
     """None: not known. Then the exchange can only be unheld, and its cost is recorded as unknown."""
+    overruled: str
+    """Why it would be refused whoever pays, where mode observe lets it go unheld; else empty."""
     input_rate: int
     """Ticks per million input tokens charged at most; the markup is in it, as in `output_rate`."""
     output_rate: int
@@ -125,16 +130,16 @@ class Flight:
     def authorize(self) -> Ticket | None:
         """Ask the ledger for a hold. None: it needs none, or the answer is there already."""
         plan, settings = self._plan, self._lava.settings
-        if plan.price is None:
-            self._let_through("price_unknown")
+        if plan.overruled:
+            self._let_through(plan.overruled)
             return None
-        command = self._authorization(plan, plan.price)
+        command = self._authorization(plan)
         self._facts.estimate = (plan.estimate.expected, 0)
         wait = settings.hold_wait_s if settings.mode == "enforce" else 0.0
         self._ticket = self._lava.ledger.apply(plan.customer, command, record=self._facts.to_json(), wait_s=wait)
         return None if self._ticket.done else self._ticket
 
-    def _authorization(self, plan: Plan, price: Price) -> Authorize:
+    def _authorization(self, plan: Plan) -> Authorize:
         settings, intent = self._lava.settings, plan.intent
         cap = plan.output_tokens_max * intent.choices
         capped = intent.output_tokens_max is not None
@@ -242,7 +247,7 @@ class Flight:
         fits = self._paid
         if self._sliced:
             fits += max(receipt.available, 0) * PER_MILLION // plan.output_rate
-        return max(1, fits // choices) if fits < plan.output_tokens_max * choices else None
+        return max(LEAST_CAP, fits // choices) if fits < plan.output_tokens_max * choices else None
 
     def _declined(self, declined: Declined) -> Departure:
         if self._lava.settings.mode == "observe":

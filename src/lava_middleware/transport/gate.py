@@ -102,15 +102,14 @@ class Gate:
     ) -> Flight | Refused | None:
         row, settings = match.row, lava.settings
         body, intent = _read(request, match, dialect)
-        if intent.refuse is not None:
-            reason = "request_unreadable" if intent.refuse == "unreadable" else "endpoint_unmetered"
-            denied = Denied(reason, door=intent.refuse, request_id=_request_id(payer))
-            return self._refuse(lava, dialect, denied, request.host)
+        denied = _refused_as_it_is(intent, _request_id(payer))
         model = intent.model or ""
         lists = (row.name, *row.prices_as)
         price = lava.book.find(lists, model) if model else None
-        if price is None and settings.mode == "enforce":
-            return self._refuse(lava, dialect, Denied("price_unknown", model=model[:200]), request.host)
+        if denied is None and price is None:
+            denied = Denied("price_unknown", model=model[:200], request_id=_request_id(payer))
+        if denied is not None and (settings.mode == "enforce" or body is None):
+            return self._refuse(lava, dialect, denied, request.host)
         family = family_of(row.family, model)
         estimate = input_tokens(
             intent,
@@ -131,6 +130,7 @@ class Gate:
             estimate=estimate,
             price_lists=lists,
             price=price,
+            overruled=denied.reason if denied is not None else "",
             input_rate=input_rate,
             output_rate=output_rate,
             fees=lava.markup.ceiling(fees(price, tier=intent.service_tier, searches=int(intent.server_tools)))
@@ -190,6 +190,15 @@ def _read(request: Seen, match: Match, dialect: Dialect) -> tuple[Any, Intent]:
     if body is None:
         return None, Intent(dialect.operation, match.path_model, refuse="unreadable")
     return body, dialect.read_request(body, match.path_model)
+
+
+def _refused_as_it_is(intent: Intent, request_id: str | None) -> Denied | None:
+    """Why a request cannot be metered, whoever pays; None: it can."""
+    if intent.refuse is None:
+        return None
+    if intent.refuse == "unreadable":
+        return Denied("request_unreadable", request_id=request_id)
+    return Denied("endpoint_unmetered", door=intent.refuse, request_id=request_id)
 
 
 def _rates(lava: Lava, price: Price | None, intent: Intent, input_bound: int) -> tuple[int, int]:
