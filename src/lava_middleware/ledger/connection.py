@@ -39,6 +39,10 @@ class UniqueViolation(Exception):
     """An entry with that version or that key is there."""
 
 
+class NullViolation(Exception):
+    """A value that must be there is not."""
+
+
 class Source(Protocol):
     """Where a connection comes from: the ledger file it belongs to."""
 
@@ -63,24 +67,20 @@ class Connection:
         self.lock = threading.Lock()
         self.raw: sqlite3.Connection | None = None
 
-    def insert(self, sql: str, parameters: Sequence[Any]) -> tuple[int, int]:
-        """Run one INSERT; (rows inserted, seq of the last). Raises UniqueViolation, Busy, JournalUnavailable."""
+    def insert(self, sql: str, parameters: Sequence[Any]) -> int:
+        """Run one statement that changes something; the rowid of the last row it inserted.
+
+        Raises UniqueViolation, NullViolation, Busy, JournalUnavailable; then it changed nothing.
+        """
         source = self._source
         with self.lock:
             source.ensure_usable()
             try:
-                raw = self.raw or self._open()
-                cursor = raw.execute(sql, parameters)
-                inserted, last = cursor.rowcount, cursor.lastrowid
+                last = (self.raw or self._open()).execute(sql, parameters).lastrowid
             except sqlite3.Error as error:
                 raise self._translated(error) from error
-            if inserted:
-                source.committed()
-            return inserted, last or 0
-
-    def change(self, sql: str, parameters: Sequence[Any]) -> None:
-        """Run one statement that changes something."""
-        self.insert(sql, parameters)
+            source.committed()
+            return last or 0
 
     def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """All rows at once: a SELECT that is left half-read would keep checkpoints from their work (T47)."""
@@ -150,6 +150,8 @@ def translated(error: sqlite3.Error, path: str) -> Exception:
         return error
     if code in _UNIQUE:
         return UniqueViolation()
+    if code == sqlite3.SQLITE_CONSTRAINT_NOTNULL:
+        return NullViolation()
     primary = code & 0xFF
     if primary in _BUSY:
         return Busy(f"another process is writing the ledger {path}")

@@ -65,7 +65,7 @@ class Owners:
     def _ensure_row(self, byte: int, owner: str) -> None:
         """The row is missing where the file was replaced; what this owner holds there may be anywhere in it."""
         if not self._reader.fetch("SELECT 1 FROM owners WHERE owner = ?", (owner,)):
-            self._writer.change("INSERT OR IGNORE INTO owners VALUES (?, ?, 1)", (owner, byte))
+            self._writer.insert("INSERT OR IGNORE INTO owners VALUES (?, ?, 1)", (owner, byte))
 
     def marks(self) -> list[OwnerMark]:
         rows = self._reader.fetch("SELECT owner, low_seq, byte FROM owners ORDER BY low_seq, owner")
@@ -77,10 +77,10 @@ class Owners:
             ]
 
     def advance(self, owner: str, low_seq: int) -> None:
-        self._writer.change("UPDATE owners SET low_seq = ?2 WHERE owner = ?1 AND low_seq < ?2", (owner, low_seq))
+        self._writer.insert("UPDATE owners SET low_seq = ?2 WHERE owner = ?1 AND low_seq < ?2", (owner, low_seq))
 
     def forget(self, owner: str) -> None:
-        self._writer.change("DELETE FROM owners WHERE owner = ?", (owner,))
+        self._writer.insert("DELETE FROM owners WHERE owner = ?", (owner,))
 
     def renew(self) -> None:
         """Keep the proof of life even if somebody removed or replaced the lock file."""
