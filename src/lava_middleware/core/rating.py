@@ -94,7 +94,9 @@ def _computed(price: Price | None, usage: Usage, tier: str | None) -> Rating:
     rates = rates_for(price, usage.input_tokens if price.tiers or variant else 0, variant)
     lines, unpriced, total = [], [], 0
     for unit, quantity in _quantities(usage, rates):
-        per_million = rate_of(rates, unit)
+        per_million = rates.get(unit)
+        if per_million is None:
+            per_million = rate_of(rates, unit)
         if per_million is None:
             unpriced.append(unit)
         else:
@@ -103,12 +105,12 @@ def _computed(price: Price | None, usage: Usage, tier: str | None) -> Rating:
     return Rating(total, tuple(lines), "computed", total, tuple(unpriced), variant)
 
 
-def _quantities(usage: Usage, rates: Rates) -> Iterator[tuple[str, int]]:
+def _quantities(usage: Usage, rates: Rates) -> list[tuple[str, int]]:
     """What is billed: the usage, and one request where the list has a flat fee that no dialect reports."""
-    for unit in usage:
-        yield unit, usage[unit]
+    quantities = [(unit, usage[unit]) for unit in usage]
     if "request" in rates and "request" not in usage:
-        yield "request", 1
+        quantities.append(("request", 1))
+    return quantities
 
 
 class Markup:
@@ -187,8 +189,11 @@ def dearest(
     units = _input_units(price, cache_writes, media)
     input_rate = output_rate = 0
     for rates in _reachable(price, input_tokens, variant_of(price, tier)):
-        input_rate = max(input_rate, *(rate_of(rates, unit) or 0 for unit in units))
-        output_rate = max(output_rate, *(rate_of(rates, unit) or 0 for unit in OUTPUT_UNITS))
+        for unit, per_million in rates.items():  # what falls back has the rate of one of these
+            if unit in units:
+                input_rate = max(input_rate, per_million)
+            elif unit in OUTPUT_UNITS:
+                output_rate = max(output_rate, per_million)
     return input_rate, output_rate
 
 
@@ -209,12 +214,11 @@ def _input_units(price: Price, cache_writes: str | None, media: bool) -> tuple[s
 
 def _reachable(price: Price, input_tokens: int, variant: str) -> Iterator[Rates]:
     """All rates that a call with up to so many input tokens may be priced at."""
-    for one in dict.fromkeys(("", variant)):
-        thresholds = {0, *(above + 1 for above, _ in price.tiers)}
-        thresholds |= {above + 1 for above, _ in price.variant_tiers.get(one, ())}
-        for start in sorted(thresholds):
-            if start <= input_tokens or start == 0:
-                yield rates_for(price, start, one)
+    for one in ("", variant) if variant else ("",):
+        yield rates_for(price, 0, one)
+        for above, _ in (*price.tiers, *price.variant_tiers.get(one, ())):
+            if above < input_tokens:
+                yield rates_for(price, above + 1, one)
 
 
 def fees(price: Price, *, tier: str | None = None, searches: int = 0) -> Ticks:
