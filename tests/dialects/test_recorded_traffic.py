@@ -1,0 +1,143 @@
+"""Every dialect agrees with an independent reader on recorded answers of real providers (../shared/corpus)."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from .kit import ENDPOINTS, TOTALS, in_two, near_borders, one_by_one, read, stream
+
+Corpus = Callable[[], list[dict[str, Any]]]
+OURS = ("openai", "azure-openai", "anthropic", "groq")
+
+
+def answers(corpus: Corpus, *, least_bytes: int = 0) -> list[tuple[dict[str, Any], Any, bytes, bool]]:
+    """(exchange, dialect, body, streamed) of the generations that our dialects meter."""
+    found = []
+    for one in corpus():
+        dialect = ENDPOINTS.get(one["endpoint"])
+        if dialect is None or one["kind"] != "generation" or one["provider"] not in OURS:
+            continue
+        raw = one["response_body"].encode()
+        streamed = dialect.is_stream(one["response_headers"].get("content-type", ""))
+        if len(raw) >= least_bytes:
+            found.append((one, dialect, raw, streamed))
+    return found
+
+
+def disagreement(expected: dict[str, Any], reading: dict[str, Any] | None) -> str | None:
+    if not expected["has_usage"]:
+        return None if reading is None else "figures where the provider reported none"
+    if reading is None:
+        return "no figures"
+    for name in TOTALS:
+        want, got = expected[name], reading[name]
+        if got not in [want, *(expected["ambiguous"].get(name) or [])] and not (want is None and got in (None, 0)):
+            return f"{name}: {got}, expected {want}"
+    return None
+
+
+def test_every_recorded_answer_gives_the_expected_totals(corpus: Corpus) -> None:
+    """T21, T22: five totals a body."""
+    wrong = []
+    for one, dialect, raw, streamed in answers(corpus):
+        found = read(dialect, raw, streamed=streamed)
+        if (why := disagreement(one["expected"], found["reading"])) is not None:
+            wrong.append((one["id"], why))
+        if one["expected"]["model"]:
+            assert found["model"] == one["expected"]["model"], one["id"]
+        if streamed:
+            assert found["finished"] is one["expected"]["stream_complete"], one["id"]
+        assert found["error"] is bool(one["expected"]["error"]), one["id"]
+    assert not wrong
+
+
+def test_dialects_read_other_hosts_of_their_formats_too(corpus: Corpus) -> None:
+    """All spellings of the family: xAI's reasoning outside, Mistral's audio outside, DeepSeek's cache hits, ..."""
+    wrong = []
+    for one in corpus():
+        dialect = ENDPOINTS.get(one["endpoint"])
+        if dialect is None or one["kind"] != "generation" or one["provider"] in OURS:
+            continue
+        streamed = dialect.is_stream(one["response_headers"].get("content-type", ""))
+        found = read(dialect, one["response_body"].encode(), streamed=streamed)
+        if (why := disagreement(one["expected"], found["reading"])) is not None:
+            wrong.append((one["id"], why))
+    assert not wrong
+
+
+@pytest.mark.timeout(600)
+def test_recorded_answers_cut_anywhere(corpus: Corpus, rng: random.Random, soak_count: Callable[[int], int]) -> None:
+    """T30: one byte at a time, in two at seeded cuts and around every event's border."""
+    for one, dialect, raw, streamed in answers(corpus):
+        whole = read(dialect, raw, streamed=streamed)
+        assert read(dialect, raw, streamed=streamed, pieces=one_by_one(raw)) == whole, one["id"]
+        cuts = rng.sample(range(len(raw)), min(len(raw), soak_count(200)))
+        borders = near_borders(raw) if streamed else []
+        cuts += rng.sample(borders, min(len(borders), soak_count(100_000) if len(raw) < 20_000 else soak_count(200)))
+        for at in cuts:
+            assert read(dialect, raw, streamed=streamed, pieces=in_two(raw, at)) == whole, (one["id"], at)
+
+
+def test_the_bound_is_never_below_what_was_said(corpus: Corpus) -> None:
+    """What is not parsed yet counts by its bytes, so a stream is never paid for too late (T3)."""
+    for one, dialect, raw, streamed in answers(corpus):
+        if not streamed:
+            continue
+        lazy, eager = (dialect.stream_meter(_intent(one, dialect), hide_usage=False) for _ in range(2))
+        for event in lazy.split(raw):
+            lazy.take(event)
+            eager.take(event)
+            eager.measure()
+            bound, extra = lazy.content_bound()
+            assert bound.bytes >= eager.content.bytes, one["id"]
+            assert bound.hundredths >= eager.content.hundredths, one["id"]
+            assert bound.parts >= eager.content.parts, one["id"]
+            assert extra >= eager.extra_tokens, one["id"]
+        lazy.measure()
+        assert (lazy.content.bytes, lazy.extra_tokens) == (eager.content.bytes, eager.extra_tokens)
+
+
+def test_recorded_requests_are_bounded_by_what_they_cost(corpus: Corpus) -> None:
+    """T2: hard bytes and framing lie above what the provider counted, where all input is in the request."""
+    below = []
+    checked = 0
+    for one, dialect, _, _ in answers(corpus):
+        expected = one["expected"]
+        if not one["request_body"] or not expected["has_usage"] or expected["input_tokens"] is None:
+            continue
+        intent = _intent(one, dialect)
+        if intent.refuse is not None or intent.unseen_input or intent.server_tools:
+            continue
+        checked += 1
+        framing = 128 + (640 if intent.tools else 0)
+        bound = intent.text.bytes + 8 * intent.text.parts + intent.media_tokens + framing
+        if expected["input_tokens"] > bound:
+            below.append((one["id"], expected["input_tokens"], bound))
+    assert checked == 0 or checked > 100
+    assert not below
+
+
+def test_the_text_rule_is_close_to_what_providers_count(corpus: Corpus) -> None:
+    """T16: answers without tool calls and reasoning, counted, against the reported output."""
+    ratios = []
+    for one, dialect, raw, streamed in answers(corpus):
+        expected = one["expected"]
+        if not streamed or (expected["output_tokens"] or 0) < 30 or expected["reasoning_tokens"]:
+            continue
+        meter, _ = stream(dialect, [raw])
+        if not meter.extra_tokens:
+            ratios.append((meter.content.hundredths / 100) / expected["output_tokens"])
+    assert not ratios or 0.9 <= sorted(ratios)[len(ratios) // 2] <= 1.6
+
+
+def _intent(one: dict[str, Any], dialect: Any) -> Any:
+    try:
+        parsed = json.loads(one["request_body"])
+    except (TypeError, ValueError):
+        parsed = None
+    return dialect.read_request(parsed, None)
