@@ -21,7 +21,9 @@ RESTART_ABOVE = 64 * 2**20
 WARN_ABOVE = 4 * RESTART_ABOVE
 TRUNCATE_ABOVE = 4 * 2**20
 IDLE_S = 1.0
-SILENCE_S = 1.0
+SELDOM_S = 0.3
+"""A process that ticks less often is idle: it does what there is to do and lets another be elected."""
+SILENCE_S = 2.5
 """An elected checkpointer that shows no sign of life for this long is not counted on."""
 SIGN_OF_LIFE_S = 0.25
 AUTOMATIC_PAGES = 1000
@@ -30,7 +32,7 @@ _FRAME_BYTES = 2048 + 24
 
 
 class Checkpointer:
-    """Elected by an OS lock on `<ledger>.checkpoint`, which a process has while its ledger thread keeps calling."""
+    """Elected by an OS lock on `<ledger>.checkpoint`, which a process has while its ledger thread calls often."""
 
     def __init__(self, path: str, keeper: Connection, writer: Connection, lock: LockFile) -> None:
         self._wal = path + "-wal"
@@ -45,7 +47,7 @@ class Checkpointer:
         self._seen: tuple[int, int] | None = None
         self._changed_at = 0.0
         self._not_before = 0.0
-        self._signed_at = 0.0
+        self._signed_at = self._ticked_at = 0.0
         self._sign: int | None = None
         self._sign_at = time.monotonic()
         self._warned = False
@@ -53,6 +55,7 @@ class Checkpointer:
     def tick(self) -> None:
         """One pass: checkpoint if this process is the elected one, else see that somebody does."""
         now = time.monotonic()
+        seldom, self._ticked_at = now - self._ticked_at > SELDOM_S, now
         if not self._lock.hold(0):
             self._watch(now)
             return
@@ -65,6 +68,8 @@ class Checkpointer:
             # Two syncs a pass: on a slow disk at most a fifth of the time is spent on them.
             took = time.monotonic() - now
             self._not_before = now + 5 * took
+        if seldom:
+            self._lock.release(0)
 
     def nobody_ticks(self) -> None:
         """Called by a process that commits while nothing in it calls tick(): give the election up, and watch."""

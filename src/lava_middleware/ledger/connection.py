@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from .journal import Busy, JournalUnavailable
@@ -60,36 +61,47 @@ class Source(Protocol):
 class Connection:
     """One SQLite connection and the lock under which one thread at a time uses it. It is opened when first used."""
 
-    __slots__ = ("_source", "lock", "raw")
+    __slots__ = ("_alone", "_source", "lock", "raw")
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self.lock = threading.Lock()
         self.raw: sqlite3.Connection | None = None
+        self._alone: int | None = None
+        """The thread that is in `exclusive` and has the lock."""
 
     def insert(self, sql: str, parameters: Sequence[Any]) -> int:
         """Run one statement that changes something; the rowid of the last row it inserted.
 
         Raises UniqueViolation, NullViolation, Busy, JournalUnavailable; then it changed nothing.
         """
-        source = self._source
+        if self._alone == threading.get_ident():
+            return self._execute(sql, parameters).lastrowid or 0
         with self.lock:
-            source.ensure_usable()
-            try:
-                last = (self.raw or self._open()).execute(sql, parameters).lastrowid
-            except sqlite3.Error as error:
-                raise self._translated(error) from error
-            source.committed()
+            last = self._execute(sql, parameters).lastrowid
+            self._source.committed()
             return last or 0
 
     def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """All rows at once: a SELECT that is left half-read would keep checkpoints from their work (T47)."""
+        if self._alone == threading.get_ident():
+            return self._rows(sql, parameters)
         with self.lock:
-            self._source.ensure_usable()
-            try:
-                return (self.raw or self._open()).execute(sql, parameters).fetchall()
-            except sqlite3.Error as error:
-                raise self._translated(error) from error
+            return self._rows(sql, parameters)
+
+    def _rows(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
+        cursor = self._execute(sql, parameters)
+        try:
+            return cursor.fetchall()
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+
+    def _execute(self, sql: str, parameters: Sequence[Any]) -> sqlite3.Cursor:
+        self._source.ensure_usable()
+        try:
+            return (self.raw or self._open()).execute(sql, parameters)
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
 
     def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in one write transaction: all of it, or nothing."""
@@ -103,6 +115,21 @@ class Connection:
             self._source.committed()
             return result
 
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Write alone until the block ends: what this thread inserts in it is committed then, or none of it."""
+        with self.lock:
+            self._execute("BEGIN IMMEDIATE", ())
+            self._alone = threading.get_ident()
+            try:
+                yield
+                self._execute("COMMIT", ())
+            finally:
+                self._alone = None
+                if self.raw is not None and self.raw.in_transaction:
+                    self.raw.rollback()
+            self._source.committed()
+
     def close(self) -> None:
         """Close it; the next use opens another. The caller holds the lock."""
         raw, self.raw = self.raw, None
@@ -112,6 +139,7 @@ class Connection:
     def forget(self) -> None:
         """In a forked child: the connection is the parent's, and so is whoever held the lock."""
         self.lock = threading.Lock()
+        self._alone = None
         if self.raw is not None:
             _ABANDONED.append(self.raw)
             self.raw = None
@@ -121,7 +149,7 @@ class Connection:
         return self.raw
 
     def _translated(self, error: sqlite3.Error) -> Exception:
-        if self.raw is not None and self.raw.in_transaction:
+        if self._alone is None and self.raw is not None and self.raw.in_transaction:
             self.raw.rollback()
         return translated(error, self._source.path)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
@@ -41,11 +42,12 @@ class SqliteJournal:
 
     def append(self, entries: Sequence[Entry], predecessor: tuple[int, int]) -> tuple[Outcome, int]:
         check_consecutive(entries, predecessor)
-        self._file.notice_neglect()
+        self._file.look_after_a_pause()
         version = predecessor[0]
         parameters: list[Any] = []
         for one in entries:
-            parameters += (one.account, one.version, one.kind, one.key, one.balance_after, one.event, one.record, one.at)
+            parameters += (one.account, one.version, one.kind, one.key, one.balance_after)
+            parameters += (one.event, one.record, one.at)
         if version:
             parameters[1:1] = predecessor
         try:
@@ -56,7 +58,12 @@ class SqliteJournal:
             return Outcome.NO_PREDECESSOR, 0
         return Outcome.APPENDED, seq
 
+    def exclusive(self) -> AbstractContextManager[None]:
+        """See ExclusiveJournal. Reads in the block see the journal as it was when the block began."""
+        return self._writer.exclusive()
+
     def since(self, account: str, version: int) -> list[Entry]:
+        self._file.look_after_a_pause()
         rows = self._tail.fetch(f"{_BARE} WHERE account = ? AND version >= ? ORDER BY version", (account, version))
         return [Entry(*row) for row in rows]
 

@@ -33,8 +33,10 @@ Durability = Literal["power_loss", "process_crash"]
 
 CLOSED = "this ledger was closed: build a new Lava, or close it later"
 OPEN_PATIENCE_S = 5.0
-NEGLECT_S = 1.0
-"""If maintain() was not called for this long, appends see to it that the -wal file does not grow for ever."""
+PAUSE_S = 0.1
+"""An append or a tail read that comes so long after the last look at the path looks again."""
+NEGLECT_S = 2.5
+"""If maintain() was not called for this long, SQLite's own checkpoints are let in."""
 _FORK_PATIENCE_S = 5.0
 
 _log = logging.getLogger("lava_middleware.ledger")
@@ -93,7 +95,7 @@ class SqliteFile:
         self._trouble: str | None = None
         self._pid = os.getpid()
         self._tending = threading.Lock()
-        self._tended_at = time.monotonic()
+        self._tended_at = self._looked_at = time.monotonic()
         self._complained_at = -60.0
         self._flusher: Flusher | None = None
 
@@ -212,16 +214,22 @@ class SqliteFile:
         finally:
             self._tending.release()
 
-    def notice_neglect(self) -> None:
-        """Called with every append: does something only when nobody calls maintain()."""
+    def look_after_a_pause(self) -> None:
+        """Called before appends and tail reads: does something only if maintain() was not called for a while.
+
+        Then nobody has looked whether the file is still the one at the path; and if nobody ever calls maintain(), the
+        -wal file must not grow for ever.
+        """
         now = time.monotonic()
-        if now - self._tended_at < NEGLECT_S or not self._tending.acquire(blocking=False):
+        if now - self._looked_at < PAUSE_S or self._pid != os.getpid() or not self._tending.acquire(blocking=False):
             return
         try:
-            self._tended_at = now
-            self._checkpointer.nobody_ticks()
+            self._look_at_the_path()
+            if self._trouble is None and now - self._tended_at > NEGLECT_S:
+                self._tended_at = now
+                self._checkpointer.nobody_ticks()
         except (Busy, JournalUnavailable, OSError):
-            pass  # the append itself is about to say it
+            pass  # what comes next will say it
         finally:
             self._tending.release()
 
@@ -234,6 +242,7 @@ class SqliteFile:
     # -- a file that is moved away or replaced under us
 
     def _look_at_the_path(self) -> None:
+        self._looked_at = time.monotonic()
         there = _identity(self.path)
         if there == self._identity:
             self._companions = self._identities_of_companions()
