@@ -39,6 +39,7 @@ from .ledger.journal import Entry, Journal
 from .ledger.ledger import Ledger
 from .ledger.ticket import Ticket
 from .prices.book import Book
+from .prices.overlay import PricesError
 from .providers.row import Row
 from .providers.table import ROWS
 from .settings import Settings, configure
@@ -78,7 +79,7 @@ class Lava:
         self.new_id = new_id
         self.journal: Journal = open_journal(self.settings)
         self.ledger = Ledger(self.journal, clock=clock, pending_path=self.settings.pending)
-        self.book = Book(self.settings.prices)
+        self.book = _book(self.settings)
         self.markup = Markup(self.settings.markup)
         self.hosts = _rows_at(self.settings.hosts)
         self.learned = self._read_lessons()
@@ -241,7 +242,7 @@ class Lava:
 
     def unbilled(self, reason: str = "") -> Any:
         """`unbilled` for calls that nobody is charged for."""
-        return context.unbilled(reason)
+        return context.unbilled(reason, lava=self)
 
     def current(self) -> Any:
         return context.current()
@@ -441,6 +442,13 @@ def record_of_entry(entry: Entry) -> Record | None:
         seq=entry.seq,
         balance_after=entry.balance_after,
     )
+
+
+def _book(settings: Settings) -> Book:
+    try:
+        return Book(settings.prices)
+    except PricesError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def _rows_at(hosts: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[Row, ...]]:

@@ -215,6 +215,7 @@ class Flight:
         if not isinstance(held, Held):
             raise LedgerUnavailable("the ledger answered an authorization with something else; repeat the call")
         self._hold_amount, self._hold_expected = held.amount, held.expected
+        self._lava.metrics.decided("held")
         self._paid = self._slice = held.output_tokens
         self._state, _ = follow(self._state, "approved")
         self._lava.opened(self)
@@ -272,6 +273,7 @@ class Flight:
         """Go on without a hold: the exchange ends in a report that says why."""
         self._unheld = self._facts.unheld = reason
         self._lava.count_passed(f"would_refuse:{reason}", self._facts.host)
+        self._lava.metrics.decided("open", reason)
         self._state, _ = follow(self._state, "unheld")
         if self._state == "held":
             self._lava.opened(self)
