@@ -68,6 +68,7 @@ class SqliteJournal:
         return [Entry(*row) for row in rows]
 
     def find(self, account: str, keys: Sequence[str]) -> list[Entry]:
+        keys = list(dict.fromkeys(keys))
         found: list[Entry] = []
         for start in range(0, len(keys), _KEYS_AT_ONCE):
             some = keys[start : start + _KEYS_AT_ONCE]

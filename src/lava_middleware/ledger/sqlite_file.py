@@ -263,6 +263,7 @@ class SqliteFile:
         that their file is no longer at the path and leaves what is there alone."""
         with _all_of(self._locks()[1:]):  # the first, _tending, is the caller's
             self._close_connections()
+            self._checkpointer.reset()
             self._set_stale_companions_aside()
             try:
                 identity = _identity(self.path)
@@ -273,7 +274,6 @@ class SqliteFile:
                 return
             self._identity = identity
             self._companions = self._identities_of_companions()
-            self._checkpointer.reset()
             self._path_is_wrong, self._trouble, self._row_is_due = False, None, True
             self.generation += 1
         _log.critical("the ledger %s was replaced while in use: going on with the file that is there now", self.path)
