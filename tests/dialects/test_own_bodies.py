@@ -1,9 +1,8 @@
-"""Every dialect reads our own bodies, whole and in pieces. They follow the vendors' documentation and recorded traffic."""
+"""Every dialect reads our own bodies, whole and in pieces. They follow documentation and recorded traffic."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,13 +36,13 @@ def test_a_body_says_what_it_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_cuts_change_nothing(name: str, rng: random.Random, soak_count: Callable[[int], int]) -> None:
+def test_cuts_change_nothing(name: str, rng: random.Random) -> None:
     """T30: one byte at a time, in two anywhere and around every event's border: the same figures, the same bytes."""
     raw, streamed = (BODIES / name).read_bytes(), name in STREAMS
     dialect = DIALECTS[EXPECTED[name]["dialect"]]
     whole = read(dialect, raw, streamed=streamed)
     assert read(dialect, raw, streamed=streamed, pieces=one_by_one(raw)) == whole
-    cuts = [*near_borders(raw), *rng.sample(range(len(raw)), min(len(raw), soak_count(2_000)))]
+    cuts = [*near_borders(raw), *rng.sample(range(len(raw)), min(len(raw), 200))]
     for at in cuts:
         assert read(dialect, raw, streamed=streamed, pieces=in_two(raw, at)) == whole, f"cut at {at}"
 

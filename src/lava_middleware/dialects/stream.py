@@ -234,9 +234,16 @@ def _unescaped(literal: bytes) -> bytes:
 
 
 def literal_end(event: bytes, start: int) -> int:
-    """Where the JSON string that begins at `start` ends, if that can be told without reading it; else -1."""
+    """Where the JSON string whose inside begins at `start` ends: at the first quote that no backslash escapes; or -1."""
     end = event.find(b'"', start)
-    return end if end == start or event[end - 1] != BACKSLASH else -1
+    while end > start and event[end - 1] == BACKSLASH:
+        before = end - 1
+        while before > start and event[before - 1] == BACKSLASH:
+            before -= 1
+        if (end - before) % 2 == 0:
+            break
+        end = event.find(b'"', end + 1)
+    return end
 
 
 def sse(value: Mapping[str, Any], name: str = "") -> bytes:
