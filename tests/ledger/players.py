@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 import threading
 import time
+import warnings
 from typing import Any
 
 from lava_middleware.core.commands import Authorize, Extend, Settle, Void
@@ -80,5 +83,46 @@ def hold_only(path: str, number: int, calls: int, ticks: int, gate: Any, out: An
     passed = sum(ticket.wait(60).declined is None for ticket in tickets)
     out.put(passed)
     gate.wait()  # nobody dies, so nobody's holds are ended, before all have counted
+    ledger.close()
+    journal.close()
+
+
+def leave_holds_open(path: str, number: int, holds: int, out: Any) -> None:
+    """Hold, and die without a word."""
+    ledger = Ledger(SqliteJournal(path, "process_crash"))
+    for count in range(holds):
+        draft = f'{{"id":"{number}-{count}","model":"gpt-4o","estimate":[12,30]}}'
+        command = Authorize(f"{number}-{count}", ledger.owner, 100, 0, 0, 0, 0, expected=60)
+        assert ledger.apply("acme", command, record=draft).wait(30).events
+    out.put(ledger.owner)
+    out.close()
+    out.join_thread()
+    os._exit(0)
+
+
+def fork_with_a_hold_open(path: str, out: Any) -> None:
+    """A parent with an open hold and a full inbox forks; the child uses the ledger and exits as Python exits."""
+    journal = SqliteJournal(path, "process_crash")
+    ledger = Ledger(journal)
+    ledger.apply("acme", Authorize("parents", ledger.owner, 100, 0, 0, 0, 0)).wait(30)
+    owner = ledger.owner
+    busy = threading.Event()
+    ledger.later(lambda: busy.wait(30))
+    ledger.later(lambda: out.put(("settled by", os.getpid())))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what this is about
+        child = os.fork()
+    if not child:
+        assert ledger.apply("acme", Authorize("childs", ledger.owner, 100, 0, 0, 0, 0)).wait(30).events
+        assert ledger.owner != owner
+        sys.exit(0)
+    _, status = os.waitpid(child, 0)
+    busy.set()
+    assert ledger.owner == owner
+    told = out.get(timeout=30)
+    holds = set(ledger.look("acme").holds)
+    ledger.recover()
+    after = set(ledger.look("acme").holds)
+    out.put((status, told == ("settled by", os.getpid()), holds, after))
     ledger.close()
     journal.close()

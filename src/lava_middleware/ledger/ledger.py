@@ -18,14 +18,14 @@ import weakref
 from _thread import allocate_lock, get_ident
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from ..core.account import Account, from_state, to_state
 from ..core.commands import Authorize, Command, Extend, Report, Settle, Void
-from ..core.decide import LedgerRuleError, UnknownHold
+from ..core.decide import Declined, LedgerRuleError, UnknownHold
 from ..core.events import Held, UnknownKind
 from ..core.money import AmountError
 from .accounts import Accounts
@@ -87,7 +87,9 @@ class Ledger:
         backlog_most: int = 10_000,
         pending_path: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.journal = journal
+        self._journal = journal
+        self.journal: Journal = cast(Journal, _AtWork(journal, self.at_work))
+        """The journal for everybody else: what a collector ends while one of its methods runs is handed over (T35)."""
         self.counters = Counters()
         self._clock = clock
         self._deadline_s = deadline_s
@@ -103,10 +105,10 @@ class Ledger:
 
     def _begin(self) -> None:
         """Everything that belongs to one process; a forked child begins anew (T36)."""
-        self.accounts = Accounts(self.journal, self._cache_size, self.counters)
-        self._presence = Presence(self.journal)
-        self._appender = Appender(self.journal, self.accounts, self._presence, self._clock, self.counters)
-        self._snapshots = Snapshots(self.journal)
+        self.accounts = Accounts(self._journal, self._cache_size, self.counters)
+        self._presence = Presence(self._journal)
+        self._appender = Appender(self._journal, self.accounts, self._presence, self._clock, self.counters)
+        self._snapshots = Snapshots(self._journal)
         self._waiters = Waiters()
         self._backlog = Backlog(self._attempt, self._conclude, self._failed, self.counters)
         self._sleepers: deque[SimpleQueue[None]] = deque()
@@ -190,7 +192,7 @@ class Ledger:
 
     def _attempt(self, ticket: Ticket) -> Receipt:
         """One attempt, under the account's lock. Raises what Appender.attempt raises."""
-        if ticket.losses >= LOSSES_MOST and (exclusive := getattr(self.journal, "exclusive", None)) is not None:
+        if ticket.losses >= LOSSES_MOST and (exclusive := getattr(self._journal, "exclusive", None)) is not None:
             return self._attempt_alone(ticket, exclusive)
         queue = self._waiters.queue(ticket.account)
         behind = queue is not None and not ticket.wait_until and self._is_behind(ticket, queue)
@@ -378,10 +380,7 @@ class Ledger:
 
     def _enqueue(self, ticket: Ticket) -> None:
         if self._closing:
-            if ticket.declined is None:
-                self._accept(ticket)
-            else:
-                ticket.resolve(ticket.declined)
+            ticket.resolve(_refusal(ticket))
             return
         self.counters.waits += 1
         self._waiters.add(ticket)
@@ -401,6 +400,9 @@ class Ledger:
 
     def _passes(self, ticket: Ticket) -> bool:
         """Try one that waits; True once it has its answer."""
+        if ticket.withdrawn:
+            ticket.resolve(_refusal(ticket))
+            return True
         try:
             receipt = self._attempt(ticket)
         except (Busy, TooManyLosses):
@@ -416,8 +418,8 @@ class Ledger:
 
     def _poll_waiters(self) -> float | None:
         for ticket in self._waiters.take_due(time.monotonic()):
-            if ticket.withdrawn or not self._passes(ticket):
-                ticket.resolve(ticket.declined or Receipt((), None))
+            if not self._passes(ticket):
+                ticket.resolve(_refusal(ticket))
         if not self._waiters:
             return None
         for account_id in self._waiters.accounts(POLL_MOST):
@@ -432,7 +434,7 @@ class Ledger:
         before = self._polled_seq
         self._polled_seq = self._seen_seq
         self._idle = before == self._polled_seq
-        self.journal.maintain()
+        self._journal.maintain()
         self._snapshots.write()
         return IDLE_S if self._idle else TICK_S
 
@@ -457,7 +459,7 @@ class Ledger:
         return RECOVER_S
 
     def _recovery_steps(self) -> Iterator[None]:
-        yield from recover(self.journal, self._end_lost_hold)
+        yield from recover(self._journal, self._end_lost_hold)
         if self._backlog.parked:
             self._backlog.unpark()
             self._work.call()
@@ -470,11 +472,11 @@ class Ledger:
             return False
         command, record = found
         try:
-            self._attempt(Ticket(entry.account, command, record))
+            receipt = self._attempt(Ticket(entry.account, command, record))
         except TooManyLosses:
             raise Busy from None
-        except LedgerRuleError:
-            return False  # another process's recovery was here first
+        if receipt.repeated:
+            return False  # another recovery was here first
         self.counters.recovered += 1
         return True
 
@@ -546,7 +548,7 @@ class Ledger:
     def _finish(self) -> None:
         """The last thing the ledger's thread does."""
         for ticket in self._waiters.take_all():
-            ticket.resolve(ticket.declined or Receipt((), None))
+            ticket.resolve(_refusal(ticket))
         self._bring_in_the_rest()
         self._snapshots.write()
         self._snapshots.save(self.accounts.with_tail_of(ENTRIES_LEAST // 4))
@@ -566,6 +568,30 @@ class Ledger:
     def _forget_parent(self) -> None:
         """In a forked child: threads, queues, locks and accounts were the parent's."""
         self._begin()
+
+
+class _AtWork:
+    """An object whose methods run as ledger work."""
+
+    def __init__(self, inner: object, at_work: Callable[[], AbstractContextManager[None]]) -> None:
+        self._inner = inner
+        self._at_work = at_work
+
+    def __getattr__(self, name: str) -> object:
+        found = getattr(self._inner, name)
+        if not callable(found):
+            return found
+
+        def at_work(*arguments: object, **named: object) -> object:
+            with self._at_work():
+                return found(*arguments, **named)
+
+        return at_work
+
+
+def _refusal(ticket: Ticket) -> Receipt:
+    """What one that waited is told in the end: its last refusal, if it ever got to one."""
+    return ticket.declined or Receipt((), Declined("credit_on_hold", waitable=True))
 
 
 def _after_fork_in_child() -> None:
