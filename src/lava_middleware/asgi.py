@@ -50,8 +50,9 @@ class LavaMiddleware:
     Instruments the HTTP libraries when it is built. Raises ConfigurationError for what cannot work.
     """
 
+    # `app` by position: with **settings, type checkers take the class for starlette's factory only so.
     def __init__(
-        self, app: ASGIApp, lava: Lava | None = None, customer: Customer | None = None, **settings: Any
+        self, app: ASGIApp, /, lava: Lava | None = None, customer: Customer | None = None, **settings: Any
     ) -> None:
         if lava is not None and settings:
             raise ConfigurationError(
