@@ -1,0 +1,210 @@
+"""This file knows what the processes of these tests do. Each function is the life of one process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from lava_middleware import Lava, bind_context
+from lava_middleware.errors import EXTENSION
+from lava_middleware.ids import now_us
+
+from .kit import CHAT, aclient_of, chat, client_of, credits, lava_at
+
+
+def tell(path: str | Path, text: str) -> None:
+    """Append to a file that processes share, in one write."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def call_at_once(url: str, ledger: str, customer: str, calls: int, told: str, gate: Any, out: Any) -> None:
+    """So many calls at once, half in threads and half in tasks; refusals are told to the others as they come."""
+    with lava_at(url.removeprefix("http://"), ledger) as lava:
+        lava.balance(customer)
+        statuses: list[int] = []
+
+        def note(status: int) -> None:
+            statuses.append(status)
+            if status != 200:
+                tell(told, "-")
+
+        async def tasks() -> None:
+            async def one(client: Any) -> None:
+                note((await client.post(CHAT, json=chat())).status_code)
+
+            with lava.charge_to(customer):
+                async with aclient_of(url) as client, asyncio.TaskGroup() as group:
+                    for _ in range(calls // 2):
+                        group.create_task(one(client))
+
+        gate.wait()
+        with client_of(url) as client, ThreadPoolExecutor(calls) as pool:
+            with lava.charge_to(customer):
+                call = bind_context(lambda: note(client.post(CHAT, json=chat()).status_code))
+            made = [pool.submit(call) for _ in range(calls - calls // 2)]
+            asyncio.run(tasks())
+            for one in made:
+                one.result()
+        out.put(statuses)
+        gate.wait()  # nobody dies, so nobody's holds are ended, before all have counted
+
+
+def spend_until_declined(
+    url: str, ledger: str, number: int, seed: int, declines: int, customers: int, out: Any
+) -> None:
+    """Three threads that call, stream, leave streams half-way or keep them, until each was declined so many times."""
+    problems: list[str] = []
+    with lava_at(url.removeprefix("http://"), ledger) as lava, client_of(url) as client:
+
+        def one(thread: int) -> None:
+            rng = random.Random(f"{seed}:{number}:{thread}")
+            declined = 0
+            kept: list[Any] = []
+            while declined < declines:
+                customer = f"customer-{rng.randrange(customers)}"
+                with lava.charge_to(customer):
+                    declined += _one_call(rng, client, kept)
+                while len(kept) > 2:
+                    kept.pop(0).close()
+            for stream in kept[:-1]:  # the last one is never closed
+                stream.close()
+
+        def guarded(thread: int) -> None:
+            try:
+                one(thread)
+            except BaseException as error:
+                problems.append(repr(error))
+
+        players = [threading.Thread(target=guarded, args=(thread,)) for thread in range(3)]
+        for player in players:
+            player.start()
+        for player in players:
+            player.join()
+        conflicts = lava.ledger.counters.conflicts
+    out.put((problems, conflicts))
+
+
+def _one_call(rng: random.Random, client: Any, kept: list[Any]) -> bool:
+    """True: it was declined."""
+    cap = rng.choice((None, 7, 60, 300))
+    if rng.random() < 0.4:
+        return _declined(client.post(CHAT, json=chat(cap)))
+    response = client.send(client.build_request("POST", CHAT, json=chat(cap, stream=True)), stream=True)
+    if response.status_code != 200:
+        response.read()
+        return _declined(response)
+    chunks = response.iter_raw()
+    what = rng.random()
+    if what < 0.5:
+        for _ in chunks:
+            pass
+    else:
+        for _ in range(rng.randrange(6)):
+            next(chunks, None)
+        if what < 0.7:
+            response.close()
+        elif what < 0.9:
+            kept.append(response)
+        # else it is dropped for the collector to find
+    return False
+
+
+def _declined(response: Any) -> bool:
+    decision = response.extensions.get(EXTENSION)
+    assert decision is None or decision.outbound_status == 402, response.text
+    return decision is not None
+
+
+def stream_all(url: str, ledger: str, customer: str, calls: int, clock_shift_us: int, out: Any) -> None:
+    """So many streamed calls at once, half in threads and half in tasks; (status, headers, tokens) of each."""
+    answers: list[tuple[int, dict[str, str], int]] = []
+    host = url.removeprefix("http://")
+    with lava_at(host, ledger, clock=lambda: now_us() + clock_shift_us, hold_wait_s=0.5) as lava:
+
+        async def tasks() -> None:
+            async def one(client: Any) -> None:
+                async with client.stream("POST", CHAT, json=chat(1000, stream=True)) as response:
+                    body = b"".join([data async for data in response.aiter_raw()])
+                    answers.append((response.status_code, dict(response.headers), len(body)))
+
+            with lava.charge_to(customer):
+                async with aclient_of(url) as client, asyncio.TaskGroup() as group:
+                    for _ in range(calls // 2):
+                        group.create_task(one(client))
+
+        def call(client: Any) -> None:
+            with client.stream("POST", CHAT, json=chat(1000, stream=True)) as response:
+                body = b"".join(response.iter_raw())
+                answers.append((response.status_code, dict(response.headers), len(body)))
+
+        with client_of(url) as client, ThreadPoolExecutor(calls) as pool:
+            with lava.charge_to(customer):
+                bound = bind_context(call)
+            made = [pool.submit(bound, client) for _ in range(calls - calls // 2)]
+            asyncio.run(tasks())
+            for one in made:
+                one.result()
+    out.put(answers)
+
+
+def grant_once(ledger: str, customer: str, ticks: int, out: Any) -> None:
+    with Lava(f"sqlite:///{ledger}") as lava:
+        lava.grant(customer, credits(ticks), key="invoice-1")
+    out.put(os.getpid())
+
+
+def hammer(ledger: str, number: int, seconds: float, customers: int, gate: Any, out: Any) -> None:
+    """Two threads of calls over a mock transport for so long: (calls, conflicts, longest call in s, problems)."""
+    import httpx2
+
+    answer = {
+        "id": "c",
+        "object": "chat.completion",
+        "model": "plain-model",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
+    }
+    problems: list[str] = []
+    longest: list[float] = []
+    calls: list[int] = []
+    transport = httpx2.MockTransport(lambda request: httpx2.Response(200, json=answer))
+    with (
+        lava_at("mock.test", ledger) as lava,
+        httpx2.Client(base_url="http://mock.test", transport=transport) as client,
+    ):
+        lava.balance("customer-0")
+        gate.wait()
+        until = time.monotonic() + seconds
+
+        def one(thread: int) -> None:
+            rng = random.Random(f"{number}:{thread}")
+            worst, made = 0.0, 0
+            try:
+                while (now := time.monotonic()) < until:
+                    with lava.charge_to(f"customer-{rng.randrange(customers)}"):
+                        response = client.post(CHAT, json=chat(10))
+                    if response.status_code != 200:
+                        problems.append(response.text)
+                    worst, made = max(worst, time.monotonic() - now), made + 1
+            except BaseException as error:
+                problems.append(repr(error))
+            longest.append(worst)
+            calls.append(made)
+
+        threads = [threading.Thread(target=one, args=(thread,)) for thread in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        conflicts = lava.ledger.counters.conflicts
+    out.put((sum(calls), conflicts, max(longest), problems))
