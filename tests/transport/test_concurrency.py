@@ -1,4 +1,4 @@
-"""Admission is exact through the whole stack: a hundred calls at once never spend a credit twice, whoever makes them."""
+"""Admission is exact through the whole stack: a hundred calls at once spend no credit twice, whoever makes them."""
 
 from __future__ import annotations
 

@@ -87,8 +87,8 @@ def test_a_call_beyond_the_limit_is_told_when_it_resets_and_is_not_repeated(tmp_
         assert answer.headers["x-should-retry"] == "false"
         promised = before + shift_us / 1_000_000 + int(answer.headers["retry-after"])
         assert abs(promised - resets_at.timestamp()) < 3
-        error = json.loads(answer.content)["error"]
-        assert error["code"] == "limit_reached"
-        assert datetime.fromisoformat(error["resets_at"]) == resets_at
-        assert (error["limit"], error["quantity"]) == ("tokens/month", 200)
-        assert error["used"] == lava.balance("acme").limits[0].used == next(lava.records("acme")).usage.tokens
+        said = json.loads(answer.content)["lava"]
+        assert said["code"] == "limit_reached"
+        assert datetime.fromisoformat(said["resets_at"]) == resets_at
+        assert (said["limit"], said["quantity"]) == ("tokens/month", 200)
+        assert said["used"] == lava.balance("acme").limits[0].used == next(lava.records("acme")).usage.tokens
