@@ -1,0 +1,21 @@
+"""This file knows how to show a command of `lava` and what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shlex
+
+from ..cli.main import main
+from .stage import Stage
+from .telling import Telling
+
+
+def run(stage: Stage, tell: Telling, *words: str) -> int:
+    """Its exit code. The ledger is named for it, as LAVA_LEDGER would."""
+    tell.command(shlex.join(["lava", *words]))
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = main([words[0], "--ledger", stage.ledger_url, *words[1:]])
+    tell.show(said.getvalue().rstrip())
+    return code
