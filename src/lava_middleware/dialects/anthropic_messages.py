@@ -70,6 +70,7 @@ class AnthropicMessages:
             asks_usage=True,
             service_tier="fast" if body.get("speed") == "fast" else text_or_none(body.get("service_tier")),
             cache_writes=gathered.cache_writes,
+            refuse=gathered.refuse,
         )
 
     def with_cap(self, body: Mapping[str, Any], output_tokens: int) -> dict[str, Any]:

@@ -59,10 +59,10 @@ class WholeBodyMeter(Known):
         self._ended = True
         body = b"".join(self._chunks)
         self._chunks = []
-        if self._head:
-            self._look_around(body[-KEPT_TAIL:])
-        else:
-            self._read(body)
+        try:
+            self._look_around(body[-KEPT_TAIL:]) if self._head else self._read(body)
+        except Exception:  # a mistake of ours must not break the application's answer (G7); the tests want none
+            self.misread += 1
 
     def _read(self, body: bytes) -> None:
         """The whole body. A dialect whose bodies are large in what it need not know reads less of it."""

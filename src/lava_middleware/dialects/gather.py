@@ -12,11 +12,14 @@ from .text import weigh
 
 Block = Mapping[str, Any]
 
+DEEPEST = 32
+"""Levels that are looked through for media; what lies deeper is counted as it is written."""
+
 
 class Gathered:
     """Adds up a request. Strings are collected and weighed once, at the end."""
 
-    __slots__ = ("_pieces", "cache_ttls", "media_tokens", "parts", "unseen")
+    __slots__ = ("_pieces", "cache_ttls", "media_tokens", "parts", "refuse", "unseen")
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
@@ -24,6 +27,8 @@ class Gathered:
         self.parts = 0
         self.unseen = False
         self.cache_ttls: set[str] = set()
+        self.refuse: str | None = None
+        """Why it cannot be measured: nested too deeply."""
 
     def text(self, value: object) -> None:
         """A string the provider will read; anything else is counted as it is written."""
@@ -34,14 +39,19 @@ class Gathered:
 
     def json(self, value: object) -> None:
         """A schema, a tool: counted with its keys and braces."""
-        self.note_caching(value)
-        self._pieces.append(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str))
+        try:
+            self.note_caching(value)
+            self._pieces.append(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str))
+        except RecursionError:
+            self.refuse = "unreadable"
 
     def block(self, value: object, known: Mapping[str, Callable[[Gathered, Block], None]], depth: int = 0) -> None:
         """A message, a content part, or a list of them. `known` says what to do with a block of that `type`;
         of all others every string counts, whatever its key, so that nothing is overlooked."""
         if isinstance(value, str):
             self._string(value)
+        elif depth > DEEPEST:
+            self.json(value)
         elif isinstance(value, list):
             for one in value:
                 self.block(one, known, depth + 1)
@@ -51,8 +61,6 @@ class Gathered:
             special = known.get(kind) if isinstance(kind := value.get("type"), str) else None
             if special is not None:
                 special(self, value)
-            elif depth > 32:
-                self.json(value)
             else:
                 for key, inner in value.items():
                     if key != "cache_control" and isinstance(inner, str | list | dict):

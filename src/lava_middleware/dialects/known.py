@@ -24,6 +24,7 @@ class Known:
         "extra_tokens",
         "finish_reason",
         "finished",
+        "misread",
         "model",
         "others",
         "reading",
@@ -42,6 +43,8 @@ class Known:
         self.finish_reason: str | None = None
         self.finished = False
         self.error = False
+        self.misread = 0
+        """Events or bodies that were JSON and that we failed on all the same."""
         self.extra_tokens = 0
         self._weight = NO_TEXT
         self._parts = 0

@@ -71,6 +71,7 @@ class OpenAIChat:
             asks_usage=mapping(body.get("stream_options")).get("include_usage") is True,
             service_tier=text_or_none(body.get("service_tier")),
             cache_writes=cache_lifetime(body, gathered),
+            refuse=gathered.refuse,
         )
 
     def with_cap(self, body: Mapping[str, Any], output_tokens: int) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class OpenAIEmbeddings:
             media_tokens=gathered.media_tokens,
             unseen_input=gathered.unseen,
             output_tokens_max=0,
+            refuse=gathered.refuse,
         )
 
     def with_cap(self, body: Mapping[str, Any], output_tokens: int) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class OpenAIResponses:
             asks_usage=True,
             service_tier=text_or_none(body.get("service_tier")),
             cache_writes=cache_lifetime(body, gathered),
-            refuse="background" if body.get("background") is True else None,
+            refuse="background" if body.get("background") is True else gathered.refuse,
         )
 
     def with_cap(self, body: Mapping[str, Any], output_tokens: int) -> dict[str, Any]:

@@ -192,7 +192,10 @@ class EventMeter(Known):
         value = parse(data)
         if isinstance(value, dict):
             spoken, parts, extra = len(self._words), self._parts, self.extra_tokens
-            self._event(name, value, event)
+            try:
+                self._event(name, value, event)
+            except Exception:  # a mistake of ours must not break the application's answer (G7); the tests want none
+                self.misread += 1
             self._added = (b"".join(self._words[spoken:]), self._parts - parts, self.extra_tokens - extra)
 
     def _weigh(self) -> None:
@@ -234,7 +237,7 @@ def _unescaped(literal: bytes) -> bytes:
 
 
 def literal_end(event: bytes, start: int) -> int:
-    """Where the JSON string whose inside begins at `start` ends: at the first quote that no backslash escapes; or -1."""
+    """Where the JSON string whose inside begins at `start` ends: the first quote that no backslash escapes, or -1."""
     end = event.find(b'"', start)
     while end > start and event[end - 1] == BACKSLASH:
         before = end - 1
