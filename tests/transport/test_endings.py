@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import pytest
 
-from lava_middleware.testing import Barrier, Script, canned_transport, refusing_port
+from lava_middleware.testing import Script, canned_transport, refusing_port
 
 from .rig import CUSTOMER, Rig, chat, priced, rigged, said_in
 from .shell_kit import COLOURS, Kit
@@ -127,12 +127,10 @@ async def interrupted(kit: Kit, rig: Rig, client: Any) -> None:
     response = await open_stream(kit, rig, client)
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)  # as Ctrl-C, which is asyncio's here
     try:
+        await read(kit, response, LEFT_AFTER)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
         with pytest.raises(KeyboardInterrupt):
-            spoken = 0
-            for line in response.iter_lines():
-                spoken += bool(said_in(line))
-                if spoken == LEFT_AFTER:
-                    signal.setitimer(signal.ITIMER_REAL, 0.01)
+            await anext(response.left)
     finally:
         signal.signal(signal.SIGALRM, before)
 

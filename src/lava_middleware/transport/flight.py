@@ -20,7 +20,7 @@ from ..core.commands import Authorize, Extend, Report, Settle, Void
 from ..core.decide import Declined
 from ..core.events import Extended, Held
 from ..core.exchange import SETTLE, UNKNOWN, VOID, answer_to, follow
-from ..core.intent import Intent
+from ..core.intent import Intent, Text
 from ..core.money import PER_MILLION, Amount, charge_ceiling
 from ..core.outcome import Used, used
 from ..core.pricing import Price
@@ -93,6 +93,8 @@ class Flight:
         self._unheld = ""
         self._paid = 0
         """Output tokens the hold pays for."""
+        self._room = 0
+        """Output tokens that were left of it when the stream was last measured."""
         self._slice = 0
         self._hold_amount = 0
         self._hold_expected = 0
@@ -106,6 +108,10 @@ class Flight:
         """Events (or, where the stream is compressed or the answer is a body, chunks) not yet looked at."""
         self._waiting: bytes | None = None
         """Bytes that are counted and wait to be paid for."""
+        self._before: tuple[Text, int] | None = None
+        """Content and extra tokens without the bytes that wait, where those are a compressed chunk of many events."""
+        self._passed: tuple[Text, int] | None = None
+        """What was passed on of a stream that was cut, where that is not what its meter counted."""
         self._upstream_ended = False
         self._stalled = False
         self.last_read = lava.monotonic()
@@ -416,6 +422,7 @@ class Flight:
         data = self._queue.popleft()
         if self._inflater is None:
             return stream.take(data)
+        self._before = (stream.content, stream.extra_tokens)
         for event in stream.split(self._inflater.feed(data)):
             stream.take(event)
         if self._upstream_ended and not self._queue and (rest := stream.rest()):
@@ -426,14 +433,12 @@ class Flight:
 
     def _paid_for(self, stream: StreamMeter) -> bool:
         """Whether what has been counted, the waiting bytes included, lies within what the hold pays for."""
-        if self._unheld or self._cautious(stream) <= self._paid:
+        if self._unheld or stream.unmeasured <= self._room:
             return True
         stream.measure()
-        return self._cautious(stream) <= self._paid
-
-    def _cautious(self, stream: StreamMeter) -> int:
         content, extra = stream.content_bound()
-        return output_tokens(content, extra, self._plan.family).cautious
+        self._room = self._paid - output_tokens(content, extra, self._plan.family).cautious
+        return self._room >= 0
 
     def _extension(self) -> Ticket | Stop | None:
         """Ask for the next slice. None: it was granted (or mode lets it pass), go on."""
@@ -480,6 +485,10 @@ class Flight:
         """Stop here: what waits is not passed on, and what was passed is settled."""
         assert self._stream is not None
         self._facts.stopped = denied.reason
+        if self._inflater is None:
+            self._stream.untake()
+        else:
+            self._passed = self._before
         ending = None
         if self._lava.settings.on_exhausted == "end" and self._inflater is None:
             ending = self._stream.ending(_refusal_terms(denied))
@@ -572,12 +581,13 @@ class Flight:
         facts.response_id = (meter.response_id or "")[:200]
         facts.finish_reason = (meter.finish_reason or "")[:80]
         facts.service_tier = (meter.service_tier or plan.intent.service_tier or "")[:40]
+        content, extra_tokens = self._passed or (meter.content, meter.extra_tokens)
         what = used(
             meter.reading,
             final=meter.reading_final or meter.finished,
             others=tuple(meter.others),
-            content=meter.content,
-            extra_tokens=meter.extra_tokens,
+            content=content,
+            extra_tokens=extra_tokens,
             expected_input=plan.estimate.expected,
             family=plan.family,
             learned=self._lava.learned,
