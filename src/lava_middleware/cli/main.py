@@ -19,7 +19,12 @@ _LEDGER = "URL of the ledger, such as sqlite:///lava.db (default: LAVA_LEDGER, e
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. 0: done; 1: done, and the answer is bad news; 2: it could not be done."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.command == "demo":
+        arguments.rest = rest  # it has options of its own
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         code = _command(arguments.command)(arguments)
         sys.stdout.flush()
@@ -89,8 +94,7 @@ def _parser() -> argparse.ArgumentParser:
             made.add_argument("--json", action="store_true", help=json)
         return made
 
-    demo = commands.add_parser("demo", help="see it work, with real SDKs and a stand-in for the providers")
-    demo.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    commands.add_parser("demo", help="see it work, with real SDKs and a stand-in for the providers", add_help=False)
 
     _grant(add("grant", "add credits to a customer"))
     _limit(add("limit", "put a limit on a customer, or take it away"))
