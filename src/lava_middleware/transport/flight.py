@@ -100,6 +100,8 @@ class Flight:
         self._hold_expected = 0
         self._meter: BodyMeter | StreamMeter | None = None
         self._stream: StreamMeter | None = None
+        self._plain: StreamMeter | None = None
+        """The same, where its bytes are not compressed."""
         self._body: BodyMeter | None = None
         self._inflater: Inflater | None = None
         self._answer = ""
@@ -112,6 +114,8 @@ class Flight:
         """Content and extra tokens without the bytes that wait, where those are a compressed chunk of many events."""
         self._passed: tuple[Text, int] | None = None
         """What was passed on of a stream that was cut, where that is not what its meter counted."""
+        self._taught = lava.learned.output_bound(self._lesson)
+        """Thousandths of the expected output that bound it, where this model's calls have taught them."""
         self._upstream_ended = False
         self._stalled = False
         self.last_read = lava.monotonic()
@@ -278,6 +282,7 @@ class Flight:
     def _let_through(self, reason: str) -> None:
         """Go on without a hold: the exchange ends in a report that says why."""
         self._unheld = self._facts.unheld = reason
+        self._paid = self._room = 2**62
         self._lava.count_passed(f"would_refuse:{reason}", self._facts.host)
         self._lava.metrics.decided("open", reason)
         self._state, _ = follow(self._state, "unheld")
@@ -340,6 +345,7 @@ class Flight:
     def stalled(self) -> None:
         """Nobody read it for too long. Pulling again raises."""
         self._stalled = True
+        self._plain = None
         self._finish("stalled", "stalled", deferred=True)
 
     def answered(self, status: int, headers: list[tuple[bytes, bytes]]) -> bool:
@@ -359,21 +365,33 @@ class Flight:
             self._state, _ = follow(self._state, "answered")
         if plan.dialect.is_stream(content_type) and self._answer == "answered":
             self._meter = self._stream = plan.dialect.stream_meter(plan.intent, hide_usage=plan.hide_usage)
+            self._plain = self._stream if self._inflater is None else None
         else:
             self._meter = self._body = plan.dialect.body_meter()
         return True
 
-    def push(self, data: bytes) -> None:
-        """Bytes of the answer as they came (still content-encoded)."""
+    def push(self, data: bytes) -> bytes | None:
+        """Bytes of the answer as they came (still content-encoded). What is paid for goes on at once; None: pull()."""
+        if self._plain is not None:
+            return self._quick(self._plain, data)
         if self._body is not None:
             self._body.feed(data if self._inflater is None else self._inflater.feed(data))
-            self._queue.append(data)
-        elif self._inflater is not None:
-            self._queue.append(data)
-        elif self._stream is not None:
-            self._queue.extend(self._stream.split(data))
-            if self._stream.tail_bytes > LARGEST_TAIL:
-                self._queue.append(self._stream.rest())
+        self._queue.append(data)
+        return None
+
+    def _quick(self, stream: StreamMeter, data: bytes) -> bytes | None:
+        """The usual case in few steps: one whole event, and it is paid for."""
+        events = stream.split(data)
+        if len(events) != 1 or self._queue or self._waiting is not None:
+            self._queue.extend(events)
+            if stream.tail_bytes > LARGEST_TAIL:
+                self._queue.append(stream.rest())
+            return None
+        event = stream.take(events[0])
+        if event is not None and stream.unmeasured <= self._room and not stream.finished:
+            return event
+        self._waiting = event
+        return None
 
     def end(self) -> None:
         """The answer's bytes have ended; pull() until it gives None."""
@@ -395,7 +413,7 @@ class Flight:
             if self._waiting is None:
                 self._waiting = self._next(self._stream)
             if self._waiting is not None:
-                if not self.ended and not self._paid_for(self._stream):
+                if self._ending and not self._paid_for(self._stream):
                     if ready:
                         return b"".join(ready)
                     step = self._extension()
@@ -406,7 +424,7 @@ class Flight:
                 self._waiting = None
             if self._stream.finished and not self.ended:
                 self._finished()
-        if self._upstream_ended and not self.ended:
+        if (self._upstream_ended or self._stream.finished) and not self.ended:
             self._finished()
         return b"".join(ready) if ready else None
 
@@ -433,7 +451,7 @@ class Flight:
 
     def _paid_for(self, stream: StreamMeter) -> bool:
         """Whether what has been counted, the waiting bytes included, lies within what the hold pays for."""
-        if self._unheld or stream.unmeasured <= self._room:
+        if stream.unmeasured <= self._room:
             return True
         stream.measure()
         content, extra = stream.content_bound()
@@ -478,7 +496,7 @@ class Flight:
         """Beyond its hold because mode or policy lets it: the settlement is an overrun, and the record says why."""
         self._facts.stopped = ""
         self._lava.count_passed(f"would_cut:{reason}", self._facts.host)
-        self._paid = 2**62
+        self._paid = self._room = 2**62
         self._state, _ = follow(self._state, "unheld")
 
     def _cut(self, event: str, denied: Denied) -> Stop:

@@ -175,8 +175,9 @@ class Flight(Protocol):
     def answered(self, status: int, headers: list[tuple[bytes, bytes]]) -> bool:
         """False: nothing left to meter, the body passes untouched."""
 
-    def push(self, data: bytes) -> None:
-        """Body bytes as they came from the network, still content-encoded."""
+    def push(self, data: bytes) -> bytes | None:
+        """Body bytes as they came from the network, still content-encoded. What can go on at once is given back;
+        None: pull."""
 
     def pull(self) -> Item | None:
         """bytes: pass on. Ticket: wait for it and pull again. None: needs more input."""

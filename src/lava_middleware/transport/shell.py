@@ -406,8 +406,10 @@ class _SyncMetered(_Metered):
                 flight.reading = True
                 for data in source:
                     flight.reading, flight.last_read = False, monotonic()
-                    push(data)
-                    break
+                    if (ready := push(data)) is None:
+                        break
+                    yield ready
+                    flight.reading = True
                 else:
                     flight.reading, self._ended = False, True
                     flight.end()
@@ -462,8 +464,10 @@ class _AsyncMetered(_Metered):
                 flight.reading = True
                 async for data in source:
                     flight.reading, flight.last_read = False, monotonic()
-                    push(data)
-                    break
+                    if (ready := push(data)) is None:
+                        break
+                    yield ready
+                    flight.reading = True
                 else:
                     flight.reading, self._ended = False, True
                     flight.end()
