@@ -279,6 +279,22 @@ def drop_default(lava: Lava) -> None:
             _default = None
 
 
+_off = 0
+"""How many `billing_off()` are in force in this process."""
+
+
+def switch_billing(*, off: bool) -> None:
+    """For `lava_middleware.testing.billing_off`. Each switching off wants one switching on."""
+    global _off
+    with _default_lock:
+        _off += 1 if off else -1
+
+
+def billing_is_off() -> bool:
+    """Whether all calls of this process pass, neither gated nor metered nor recorded."""
+    return _off > 0
+
+
 OpenRequest: TypeAlias = "tuple[Token[Binding | None], Token[_Frame | None]]"
 
 
@@ -395,7 +411,7 @@ class Override:
         self.__exit__(kind, error, trace)
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
-        return _inside(lambda: self, function)
+        return inside(lambda: self, function)
 
     def __repr__(self) -> str:
         return "<unbilled>" if isinstance(self.who, Unbilled) else "<charge_to>"
@@ -461,7 +477,7 @@ def bind_context(function: Callable[P, T]) -> Callable[P, T]:
     """
     if _kind(function) is not _call:  # its body runs after the call returned
         there, above = _binding.get(), _frame.get()
-        return _inside(lambda: _as_in(there, above), function)
+        return inside(lambda: _as_in(there, above), function)
     context = copy_context()
 
     @wraps(function)
@@ -548,6 +564,6 @@ def _kind(function: Callable[..., Any]) -> Callable[[_Entered, Callable[..., Any
     return _call
 
 
-def _inside(entered: _Entered, function: Callable[P, T]) -> Callable[P, T]:
+def inside(entered: _Entered, function: Callable[P, T]) -> Callable[P, T]:
     """The function, with its body run inside what `entered()` enters, whatever kind of function it is."""
     return cast("Callable[P, T]", wraps(function)(_kind(function)(entered, function)))

@@ -1,4 +1,4 @@
-"""This file knows how to give users what they need in their own tests: a stand-in provider, a clock, a mock transport.
+"""This file knows how to give users what they need in their own tests: a stand-in provider, a clock, a switch.
 
 from lava_middleware.testing import FakeProvider, Script
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 from .barrier import Barrier
 from .canned import canned_transport
 from .clock import FrozenClock
+from .off import billing_off
 from .ports import refusing_port
 from .provider import FakeProvider
 from .script import Script, ToolCall
@@ -26,6 +27,7 @@ __all__ = [
     "Served",
     "ToolCall",
     "Totals",
+    "billing_off",
     "canned_transport",
     "count_tokens",
     "refusing_port",
