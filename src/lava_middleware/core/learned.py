@@ -16,6 +16,10 @@ MODELS = 512
 """Models remembered; the one taught longest ago leaves first."""
 LEAST, MOST = 200, 5_000
 """Bounds of a learned ratio, in thousandths."""
+ENOUGH = 200
+"""Estimated output tokens of a model's calls from which on their ratio also says when a stream is to be cut."""
+MARGIN = 1_100
+"""By how much such a cut comes early, in thousandths."""
 
 
 @dataclass(slots=True)
@@ -61,6 +65,13 @@ class Learned:
     def output_tokens(self, model: str, expected: int) -> int:
         lessons = self.models.get(model)
         return -(-expected * _ratio(lessons.outputs) // 1000) if lessons else expected
+
+    def output_bound(self, model: str) -> int | None:
+        """Thousandths of the expected estimate that bound what a stream delivers; None: not taught enough."""
+        lessons = self.models.get(model)
+        if lessons is None or sum(estimated for _, estimated in lessons.outputs) < ENOUGH:
+            return None
+        return _ratio(lessons.outputs) * MARGIN // 1000
 
     def mean_output(self, model: str) -> int | None:
         """Mean output of this model's whole answers; None: not taught."""

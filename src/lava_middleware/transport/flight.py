@@ -21,13 +21,13 @@ from ..core.decide import Declined
 from ..core.events import Extended, Held
 from ..core.exchange import SETTLE, UNKNOWN, VOID, answer_to, follow
 from ..core.intent import Intent, Text
-from ..core.money import PER_MILLION, Amount, charge_ceiling
+from ..core.money import LARGEST, PER_MILLION, Amount, charge_ceiling
 from ..core.outcome import Used, used
 from ..core.pricing import Price
 from ..core.record import Facts
 from ..dialects.dialect import BodyMeter, Dialect, Refusal, StreamMeter
 from ..dialects.encoding import Inflater, inflater_for
-from ..errors import EXTENSION, Denied, StreamCut, StreamStalled
+from ..errors import EXTENSION, Denied, StreamCut, StreamStalled, logger
 from ..ledger.ticket import LedgerUnavailable, Receipt, Ticket
 from .seen import Answer, Departure, Stop
 
@@ -143,7 +143,11 @@ class Flight:
         if plan.overruled:
             self._let_through(plan.overruled)
             return None
-        command = self._authorization(plan)
+        try:
+            command = self._authorization(plan)
+        except LedgerUnavailable as error:  # the ledger has never heard of this process and cannot be told
+            self._ticket = _failed(plan.customer, self._facts.id, error)
+            return None
         self._facts.estimate = (plan.estimate.expected, 0)
         wait = settings.hold_wait_s if settings.mode == "enforce" else 0.0
         self._ticket = self._lava.ledger.apply(plan.customer, command, record=self._facts.to_json(), wait_s=wait)
@@ -212,8 +216,8 @@ class Flight:
             ticket, self._ticket = self._ticket, None
             try:
                 receipt = ticket.result()
-            except LedgerUnavailable:
-                return self._unreachable()
+            except Exception as error:
+                return self._unreachable(error)
             if receipt.declined is not None:
                 return self._declined(receipt.declined)
             self._approved(receipt)
@@ -267,7 +271,8 @@ class Flight:
         self._end_unasked("declined")
         return Departure(refusal=self._refusal(self._lava.denied(self._plan.customer, declined)))
 
-    def _unreachable(self) -> Departure:
+    def _unreachable(self, error: Exception) -> Departure:
+        _tell_unless_known(error)
         if self._lava.lets_through_unreachable():
             self._let_through("ledger_unavailable")
             return self._edits(None)
@@ -302,8 +307,11 @@ class Flight:
     def withdrawn(self) -> None:
         """Cancelled while the authorize was on its way: whoever answers it gives the hold back (T45)."""
         ticket = self._ticket
+        if ticket is None:  # not asked yet, or answered already
+            self._finish("abandoned", "withdrawn")
+            return
         self._state, _ = follow(self._state, "abandoned")
-        if ticket is None or not self._take_ending():
+        if not self._take_ending():
             return
         ledger, customer, hold = self._lava.ledger, self._plan.customer, self._facts.id
 
@@ -454,9 +462,14 @@ class Flight:
         if stream.unmeasured <= self._room:
             return True
         stream.measure()
-        content, extra = stream.content_bound()
-        self._room = self._paid - output_tokens(content, extra, self._plan.family).cautious
+        self._room = self._paid - self._cautious(stream)
         return self._room >= 0
+
+    def _cautious(self, stream: StreamMeter) -> int:
+        """What was delivered, at the upper end: by what this model's calls taught, else by its family."""
+        content, extra = stream.content_bound()
+        estimate = output_tokens(content, extra, self._plan.family)
+        return estimate.cautious if self._taught is None else -(-estimate.expected * self._taught // 1000)
 
     def _extension(self) -> Ticket | Stop | None:
         """Ask for the next slice. None: it was granted (or mode lets it pass), go on."""
@@ -473,7 +486,8 @@ class Flight:
         self._ticket = None
         try:
             receipt = ticket.result()
-        except LedgerUnavailable:
+        except Exception as error:
+            _tell_unless_known(error)
             if self._lava.lets_through_unreachable():
                 self._pass_unpaid("ledger_unavailable")
                 return None
@@ -677,6 +691,24 @@ def microseconds_to_datetime(at: int | None) -> datetime | None:
     return None if at is None else datetime.fromtimestamp(at / 1_000_000, UTC)
 
 
+def _failed(customer: str, hold: str, error: Exception) -> Ticket:
+    """A question that could not even be asked."""
+    ticket = Ticket(customer, Void(hold, "unasked"), None)
+    ticket.fail(error)
+    return ticket
+
+
+def _tell_unless_known(error: Exception) -> None:
+    """The ledger is away, which it says itself; or there is a mistake of ours, which must not reach the application."""
+    if not isinstance(error, LedgerUnavailable):
+        logger.error("the ledger failed with %s; the exchange goes on as if it were away", type(error).__name__)
+
+
+def _shown(ticks: int) -> Amount:
+    """What a request would have needed may be more than any account can hold (`n`: 10^15)."""
+    return Amount(max(-LARGEST + 1, min(ticks, LARGEST - 1)))
+
+
 def denied_from(declined: Declined, now: int, **more: Any) -> Denied:
     """The ledger's no in words and figures for people."""
     retry = None
@@ -687,8 +719,8 @@ def denied_from(declined: Declined, now: int, **more: Any) -> Denied:
     money = declined.limit is None
     return Denied(
         declined.reason if declined.reason != "hold_ended" else "ledger_unavailable",
-        available=Amount(declined.available) if money else None,
-        required=Amount(declined.required) if money else None,
+        available=_shown(declined.available) if money else None,
+        required=_shown(declined.required) if money else None,
         output_tokens_fit=declined.output_tokens_fit or None,
         limit=declined.limit,
         unit=declined.unit,
