@@ -23,18 +23,38 @@ MARGIN = 1_100
 
 
 @dataclass(slots=True)
+class Ratio:
+    """Reported to estimated tokens over the last calls. The sums are kept, so that asking costs nothing."""
+
+    pairs: deque[tuple[int, int]] = field(default_factory=deque)
+    reported: int = 0
+    estimated: int = 0
+
+    def add(self, reported: int, estimated: int) -> None:
+        if len(self.pairs) >= KEPT:
+            old_reported, old_estimated = self.pairs.popleft()
+            self.reported -= old_reported
+            self.estimated -= old_estimated
+        self.pairs.append((reported, estimated))
+        self.reported += reported
+        self.estimated += estimated
+
+    def times(self, tokens: int) -> int:
+        """So many estimated tokens as they would be reported, rounded up."""
+        if not self.estimated:
+            return tokens
+        ratio = max(LEAST, min(MOST, self.reported * 1000 // self.estimated))
+        return -(-tokens * ratio // 1000)
+
+
+@dataclass(slots=True)
 class Lessons:
     """What one model's last calls say."""
 
-    inputs: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=KEPT))
-    outputs: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=KEPT))
+    inputs: Ratio = field(default_factory=Ratio)
+    outputs: Ratio = field(default_factory=Ratio)
     lengths: deque[int] = field(default_factory=lambda: deque(maxlen=KEPT))
     """Reported output tokens of whole answers."""
-
-
-def _ratio(pairs: deque[tuple[int, int]]) -> int:
-    reported, estimated = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
-    return max(LEAST, min(MOST, reported * 1000 // estimated)) if estimated else 1000
 
 
 @dataclass(slots=True)
@@ -49,9 +69,9 @@ class Learned:
         """Add one settled call: (reported, estimated) tokens in and out, and its reported output."""
         lessons = self.models.pop(model, None) or Lessons()
         if inputs and inputs[1] > 0:
-            lessons.inputs.append(inputs)
+            lessons.inputs.add(*inputs)
         if outputs and outputs[1] > 0:
-            lessons.outputs.append(outputs)
+            lessons.outputs.add(*outputs)
         lessons.lengths.append(length)
         self.models[model] = lessons
         while len(self.models) > MODELS:
@@ -60,11 +80,11 @@ class Learned:
     def input_tokens(self, model: str, expected: int) -> int:
         """The expected estimate times what this model's calls taught."""
         lessons = self.models.get(model)
-        return -(-expected * _ratio(lessons.inputs) // 1000) if lessons else expected
+        return lessons.inputs.times(expected) if lessons else expected
 
     def output_tokens(self, model: str, expected: int) -> int:
         lessons = self.models.get(model)
-        return -(-expected * _ratio(lessons.outputs) // 1000) if lessons else expected
+        return lessons.outputs.times(expected) if lessons else expected
 
     def output_bound(self, model: str) -> int | None:
         """Thousandths of the expected estimate that bound what a stream delivers; None: not taught enough."""
@@ -80,7 +100,10 @@ class Learned:
 
     def to_text(self) -> str:
         return json.dumps(
-            {name: [list(one.inputs), list(one.outputs), list(one.lengths)] for name, one in list(self.models.items())},
+            {
+                name: [list(one.inputs.pairs), list(one.outputs.pairs), list(one.lengths)]
+                for name, one in list(self.models.items())
+            },
             separators=(",", ":"),
         )
 
@@ -88,9 +111,8 @@ class Learned:
     def from_text(cls, text: str) -> Learned:
         learned = cls()
         for name, (inputs, outputs, lengths) in json.loads(text).items():
-            learned.models[name] = Lessons(
-                deque((tuple(pair) for pair in inputs), KEPT),
-                deque((tuple(pair) for pair in outputs), KEPT),
-                deque(lengths, KEPT),
-            )
+            lessons = learned.models[name] = Lessons(lengths=deque(lengths, KEPT))
+            for ratio, pairs in ((lessons.inputs, inputs), (lessons.outputs, outputs)):
+                for reported, estimated in pairs:
+                    ratio.add(reported, estimated)
         return learned

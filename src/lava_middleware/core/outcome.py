@@ -54,7 +54,7 @@ def used(
     """
     counted = output_tokens(content, extra_tokens, family).expected
     further = tuple((model, usage_of(one)) for model, one in others)
-    totals = {name: getattr(reading, name) if reading else None for name in TOTALS}
+    totals = {name: getattr(reading, name) for name in TOTALS} if reading is not None else {}
     if reading is not None and final:
         return Used(usage_of(reading), further, "reported", totals, counted)
     output = learned.output_tokens(lesson, counted)
