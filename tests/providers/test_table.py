@@ -276,4 +276,4 @@ def test_rows_say_what_bounds_need() -> None:
     assert ROWS["openai"].asks_usage
     assert not ROWS["groq"].asks_usage
     assert ROWS["azure-openai"].asks_usage_if_query == (("api-version", "2024-09-01-preview"),)
-    assert ROWS["azure-openai"].prices_as == ("azure", "openai")
+    assert ROWS["azure-openai"].prices_as == ("azure-foundry", "openai")

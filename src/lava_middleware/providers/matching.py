@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from threading import Lock
+from typing import TypeAlias
 from urllib.parse import unquote
+
+from cachetools import LRUCache
 
 from .row import Endpoint, Row
 
 LONGEST_HOST = 253
+LONGEST_REMEMBERED = 256
+"""Characters of a path whose meaning is remembered."""
+
+Found: TypeAlias = tuple[Endpoint, str | None] | None
+"""An endpoint and the model that the path names."""
+
 _QUERY = re.compile("[?#]")
 _SLASH_IN_SEGMENT = "\0"
 """Stands for a percent-encoded slash: it belongs to its segment (a model's name), it does not end it."""
@@ -42,55 +52,84 @@ def normal_path(path: str) -> str:
     return "/" + "/".join(segments)
 
 
-def host_pattern(pattern: str) -> re.Pattern[str]:
-    """A host pattern as a regular expression: a leading `*.` is any labels, another `*` any part of one label."""
-    head, rest = (r"(?:[^.]+\.)+", pattern[2:]) if pattern.startswith("*.") else ("", pattern)
-    return re.compile(head + r"[^.]*".join(re.escape(part) for part in rest.split("*")))
+def host_matches(pattern: str, host: str) -> bool:
+    """Whether a host is one of a pattern with one star: a leading `*.` is any labels, another `*` part of one label."""
+    head, _, tail = pattern.partition("*")
+    if len(host) <= len(head) + len(tail) or not host.startswith(head) or not host.endswith(tail):
+        return False
+    return pattern.startswith("*.") or "." not in host[len(head) : len(host) - len(tail)]
 
 
-def path_pattern(pattern: str) -> re.Pattern[str]:
-    """A path pattern as a regular expression, case ignored: providers differ, and a miss would be an open door."""
-    parts = []
-    for segment in pattern.strip("/").split("/"):
-        if segment == "**":
-            parts.append(r"(?:/[^/]+)*")
-        elif segment == "{model}":
-            parts.append(r"/(?P<model>[^/]+)")
-        else:
-            parts.append("/" + r"[^/]+".join(re.escape(part) for part in segment.split("*")))
-    return re.compile("".join(parts) + "/?", re.IGNORECASE)
+class PathPattern:
+    """A path pattern in segments. Case is ignored: providers differ, and a miss would be an open door."""
+
+    __slots__ = ("_head", "_model_at", "_tail")
+
+    def __init__(self, pattern: str) -> None:
+        segments = pattern.strip("/").lower().split("/")
+        self._model_at = segments.index("{model}") if "{model}" in segments else None
+        any_number = segments.index("**") if "**" in segments else None
+        self._head = segments[:any_number]
+        self._tail = None if any_number is None else segments[any_number + 1 :]
+
+    def matches(self, path: list[str]) -> bool:
+        """Whether it matches these segments, in lower case."""
+        head, tail = self._head, self._tail
+        if tail is None:
+            return len(path) == len(head) and _alike(head, path)
+        if len(path) < len(head) + len(tail) or not _alike(head, path):
+            return False
+        return not tail or _alike(tail, path[-len(tail) :])
+
+    def model(self, path: list[str]) -> str | None:
+        """What stands in the place of `{model}`."""
+        return None if self._model_at is None else path[self._model_at].replace(_SLASH_IN_SEGMENT, "/")
+
+
+def _alike(pattern: list[str], segments: list[str]) -> bool:
+    return all(want in ("*", "{model}", got) for want, got in zip(pattern, segments, strict=False))
 
 
 class Paths:
     """The endpoints of one row, ready to be matched."""
 
-    __slots__ = ("_literal", "_mine", "_patterns", "row")
+    __slots__ = ("_lock", "_mine", "_patterns", "_seen", "row")
 
     def __init__(self, row: Row) -> None:
         self.row = row
-        self._patterns = [(frozenset(one.methods), path_pattern(one.path), one) for one in row.endpoints]
-        self._mine = [path_pattern(path) for path in row.paths]
-        self._literal = {
-            (method, one.path.lower()): self._first(method, one.path)
-            for one in row.endpoints
-            if "*" not in one.path and "{" not in one.path
-            for method in one.methods
-        }
+        self._seen: LRUCache[tuple[str, str], Found] = LRUCache(maxsize=1_024)
+        """What paths meant before: most requests go to a handful of them."""
+        self._lock = Lock()
+        self._patterns = [(one.methods, PathPattern(one.path), one) for one in row.endpoints]
+        self._mine = [PathPattern(path) for path in row.paths]
 
     def owns(self, path: str) -> bool:
         """Whether the path is this provider's at all."""
-        return not self._mine or any(mine.fullmatch(path) for mine in self._mine)
+        return not self._mine or any(mine.matches(_segments(path.lower())) for mine in self._mine)
 
-    def match(self, method: str, path: str) -> tuple[Endpoint, str | None] | None:
+    def match(self, method: str, path: str) -> Found:
         """(endpoint, model named by the path) of the first endpoint that matches."""
-        return self._literal.get((method, path.lower())) or self._first(method, path)
+        if len(path) > LONGEST_REMEMBERED:
+            return self._first(method, path)
+        with self._lock:
+            if (method, path) in self._seen:
+                return self._seen[method, path]
+        found = self._first(method, path)
+        with self._lock:
+            self._seen[method, path] = found
+        return found
 
-    def _first(self, method: str, path: str) -> tuple[Endpoint, str | None] | None:
+    def _first(self, method: str, path: str) -> Found:
+        lowered = _segments(path.lower())
         for methods, pattern, endpoint in self._patterns:
-            if method in methods and (match := pattern.fullmatch(path)) is not None:
-                model = match.groupdict().get("model")
-                return endpoint, None if model is None else model.replace(_SLASH_IN_SEGMENT, "/")
+            if method in methods and pattern.matches(lowered):
+                return endpoint, pattern.model(_segments(path))
         return None
+
+
+def _segments(path: str) -> list[str]:
+    plain = path.strip("/")
+    return plain.split("/") if plain else []
 
 
 class Hosts:
@@ -98,11 +137,11 @@ class Hosts:
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self._exact: dict[str, list[Row]] = {}
-        self._patterns: list[tuple[re.Pattern[str], Row]] = []
+        self._patterns: list[tuple[str, Row]] = []
         for row in rows:
             for host in row.hosts:
                 if "*" in host:
-                    self._patterns.append((host_pattern(host), row))
+                    self._patterns.append((host, row))
                 else:
                     self._exact.setdefault(host, []).append(row)
 
@@ -111,5 +150,5 @@ class Hosts:
         if len(host) > LONGEST_HOST:
             return ()
         found = list(self._exact.get(host, ()))
-        found += [row for pattern, row in self._patterns if pattern.fullmatch(host) and row not in found]
+        found += [row for pattern, row in self._patterns if host_matches(pattern, host) and row not in found]
         return tuple(found)

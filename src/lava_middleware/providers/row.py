@@ -29,7 +29,7 @@ class Row:
     name: str
     """As records and prices name it: "openai", "azure-openai", "anthropic", "groq"."""
     hosts: tuple[str, ...]
-    """Host names; a leading `*.` matches any one or more labels before it, a `*` elsewhere any part of a label."""
+    """Host names; a leading `*.` matches one or more labels before it, a `*` elsewhere (one a name) part of a label."""
     endpoints: tuple[Endpoint, ...]
     """The first that matches counts. A path none matches is an unknown door: refused under a money gate."""
     paths: tuple[str, ...] = ()

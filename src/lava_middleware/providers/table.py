@@ -129,7 +129,7 @@ AZURE_OPENAI = Row(
     asks_usage=True,
     # https://learn.microsoft.com/azure/ai-foundry/openai/reference: older versions answer 400 to stream_options
     asks_usage_if_query=(("api-version", "2024-09-01-preview"),),
-    prices_as=("azure", "openai"),
+    prices_as=("azure-foundry", "openai"),
 )
 
 AZURE_OPENAI_SHARED = replace(
@@ -183,7 +183,7 @@ KNOWN_OTHER_HOSTS: Mapping[str, str] = MappingProxyType(
 """Host patterns of providers without a dialect yet → the provider's name."""
 
 _hosts = Hosts(_ALL)
-_paths: dict[int, Paths] = {id(row): Paths(row) for row in _ALL}
+_paths: dict[int, Paths] = {}
 _of_host: LRUCache[str, tuple[Row, ...]] = LRUCache(maxsize=1_024)
 _lock = Lock()
 
@@ -236,7 +236,7 @@ def _rows_of(host: str) -> tuple[Row, ...]:
 
 
 def _paths_of(row: Row) -> Paths:
-    """The row's patterns, compiled once. They keep the row alive, so that no other row can get its id."""
+    """The row's patterns, made when they are first needed. They keep the row alive, so that its id stays its own."""
     paths = _paths.get(id(row))
     if paths is None:
         paths = _paths[id(row)] = Paths(row)
