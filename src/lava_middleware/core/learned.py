@@ -39,12 +39,13 @@ class Ratio:
         self.reported += reported
         self.estimated += estimated
 
+    @property
+    def thousandths(self) -> int:
+        return max(LEAST, min(MOST, self.reported * 1000 // self.estimated)) if self.estimated else 1000
+
     def times(self, tokens: int) -> int:
         """So many estimated tokens as they would be reported, rounded up."""
-        if not self.estimated:
-            return tokens
-        ratio = max(LEAST, min(MOST, self.reported * 1000 // self.estimated))
-        return -(-tokens * ratio // 1000)
+        return -(-tokens * self.thousandths // 1000)
 
 
 @dataclass(slots=True)
@@ -89,9 +90,9 @@ class Learned:
     def output_bound(self, model: str) -> int | None:
         """Thousandths of the expected estimate that bound what a stream delivers; None: not taught enough."""
         lessons = self.models.get(model)
-        if lessons is None or sum(estimated for _, estimated in lessons.outputs) < ENOUGH:
+        if lessons is None or lessons.outputs.estimated < ENOUGH:
             return None
-        return _ratio(lessons.outputs) * MARGIN // 1000
+        return lessons.outputs.thousandths * MARGIN // 1000
 
     def mean_output(self, model: str) -> int | None:
         """Mean output of this model's whole answers; None: not taught."""
