@@ -25,7 +25,7 @@ from ..core.money import LARGEST, PER_MILLION, Amount, charge_ceiling
 from ..core.outcome import Used, used
 from ..core.pricing import Price
 from ..core.record import Facts
-from ..dialects.dialect import BodyMeter, Dialect, Refusal, StreamMeter
+from ..dialects.dialect import BodyMeter, Dialect, Meter, Refusal, StreamMeter
 from ..dialects.encoding import Inflater, inflater_for
 from ..errors import EXTENSION, Denied, StreamCut, StreamStalled, logger
 from ..ledger.ticket import LedgerUnavailable, Receipt, Ticket
@@ -523,7 +523,10 @@ class Flight:
             self._passed = self._before
         ending = None
         if self._lava.settings.on_exhausted == "end" and self._inflater is None:
-            ending = self._stream.ending(_refusal_terms(denied))
+            what = self._used(self._stream)
+            ending = self._stream.ending(
+                _refusal_terms(denied, input_tokens=what.input_tokens, output_tokens=what.output_tokens)
+            )
         self._queue.clear()
         self._waiting = None
         self._finish(event, "cut")
@@ -613,18 +616,7 @@ class Flight:
         facts.response_id = (meter.response_id or "")[:200]
         facts.finish_reason = (meter.finish_reason or "")[:80]
         facts.service_tier = (meter.service_tier or plan.intent.service_tier or "")[:40]
-        content, extra_tokens = self._passed or (meter.content, meter.extra_tokens)
-        what = used(
-            meter.reading,
-            final=meter.reading_final or meter.finished,
-            others=tuple(meter.others),
-            content=content,
-            extra_tokens=extra_tokens,
-            expected_input=plan.estimate.expected,
-            family=plan.family,
-            learned=self._lava.learned,
-            lesson=self._lesson,
-        )
+        what = self._used(meter)
         facts.usage, facts.basis = dict(what.usage), what.basis
         facts.totals = {name: value for name, value in what.totals.items() if value is not None}
         facts.estimate = (plan.estimate.expected, what.counted_output)
@@ -633,6 +625,21 @@ class Flight:
             charge = facts.charge = min(charge, self._hold_amount)
         self._teach(what)
         self._post(charge, what.input_tokens, what.output_tokens, cause=self._cause(what))
+
+    def _used(self, meter: Meter) -> Used:
+        """What was used up to now, as it is billed."""
+        content, extra_tokens = self._passed or (meter.content, meter.extra_tokens)
+        return used(
+            meter.reading,
+            final=meter.reading_final or meter.finished,
+            others=tuple(meter.others),
+            content=content,
+            extra_tokens=extra_tokens,
+            expected_input=self._plan.estimate.expected,
+            family=self._plan.family,
+            learned=self._lava.learned,
+            lesson=self._lesson,
+        )
 
     def _teach(self, what: Used) -> None:
         """Only calls whose input is wholly visible and whose usage was reported teach."""
@@ -676,8 +683,8 @@ class Flight:
         lava.post(self._plan.customer, command, facts.to_json(), binding=self._plan.binding)
 
 
-def _refusal_terms(denied: Denied) -> Refusal:
-    details = {"code": denied.reason, **denied.facts()}
+def _refusal_terms(denied: Denied, **figures: int) -> Refusal:
+    details = {"code": denied.reason, **denied.facts(), **figures}
     return Refusal(denied.outbound_status, denied.reason, denied.message, denied.retry_after, details)
 
 
