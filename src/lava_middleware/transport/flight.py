@@ -448,6 +448,7 @@ class Flight:
         data = self._queue.popleft()
         if self._inflater is None:
             return stream.take(data)
+        self._room -= stream.unmeasured  # asking for the content measures it
         self._before = (stream.content, stream.extra_tokens)
         for event in stream.split(self._inflater.feed(data)):
             stream.take(event)
