@@ -36,7 +36,7 @@ from .export.metrics import Metrics
 from .export.telemetry import telemetry
 from .ids import new_id, now_us
 from .ledger.journal import Entry, Journal
-from .ledger.ledger import Ledger
+from .ledger.ledger import Ledger, LedgerUnavailable
 from .ledger.ticket import Ticket
 from .prices.book import Book
 from .prices.overlay import PricesError
@@ -276,8 +276,10 @@ class Lava:
     def denied(self, customer: str, declined: Declined, **more: Any) -> Denied:
         """The ledger's no as the application and its client will see it."""
         strict = self.settings.unknown_accounts == "refuse" and declined.reason == "insufficient_credit"
-        if strict and self.ledger.look(customer).version == 0:
-            return Denied("customer_unknown", **more)
+        if strict:
+            with contextlib.suppress(LedgerUnavailable):  # it answered just now; then the first answer will do
+                if self.ledger.look(customer).version == 0:
+                    return Denied("customer_unknown", **more)
         return denied_from(declined, self.clock(), **more)
 
     def refused(self, denied: Denied) -> None:
