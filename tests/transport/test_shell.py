@@ -488,6 +488,27 @@ def test_an_interrupt_ends_the_stream(skit: Kit, provider: Provider, script: Scr
     client.close()
 
 
+def test_dropping_the_iterator_closes_upstream_as_it_does_without_us(
+    kit: Kit, provider: Provider, script: Script
+) -> None:
+    """Although the response, which nobody has closed, is still there."""
+
+    async def main() -> None:
+        async with kit.opened() as client:
+            response = await kit.send(client, f"{provider.url}/endless", stream=True)
+            if kit.is_async:
+                iterator = response.stream.__aiter__()
+                await anext(iterator)
+                await iterator.aclose()
+            else:
+                next(iter(response.stream))
+            assert await anyio.to_thread.run_sync(provider.gone.wait, 5)
+            assert (only_ending(script) or "").startswith("abandoned c")
+            await kit.call(response, "close")
+
+    kit.run(main)
+
+
 # Endings: before the answer -------------------------------------------------------------------------------------------
 
 
@@ -705,6 +726,27 @@ def test_a_stream_that_the_watcher_has_ended_raises_when_it_is_pulled_again(
             assert await anyio.to_thread.run_sync(provider.gone.wait, 5)
 
     kit.run(main)
+
+
+def test_the_flight_knows_of_a_pending_read_in_a_thread_too(skit: Kit, script: Script) -> None:
+    seen = []
+
+    class Body(skit.module.SyncByteStream):  # type: ignore[misc, name-defined]
+        def __iter__(self) -> Any:
+            for event in EVENTS[:2]:
+                seen.append(script.flight.reading)
+                yield event
+
+    def answer(request: Any) -> Any:
+        seen.append(script.flight.reading)
+        return skit.module.Response(200, stream=Body())
+
+    with skit.client(transport=skit.mock(answer)) as client, client.stream("POST", "https://x.test") as response:
+        seen.append(script.flight.reading)
+        for _ in response.iter_raw():
+            seen.append(script.flight.reading)
+    assert seen == [True, False, True, False, True, False]
+    assert not script.flight.reading
 
 
 def test_while_a_send_or_a_read_is_pending_the_flight_knows(akit: Kit, provider: Provider, script: Script) -> None:
@@ -955,6 +997,33 @@ def test_the_applications_own_trace_is_still_called(kit: Kit, provider: Provider
     kit.run(main)
 
 
+def test_the_transport_is_asked_to_trace_no_longer_than_needed(
+    kit: Kit, provider: Provider, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each event costs a call, or a coroutine."""
+    from lava_middleware.transport import shell
+
+    names: list[str] = []
+    monkeypatch.setattr(shell._Attempt, "_heard", _listening(shell._Attempt._heard, names))
+
+    async def main() -> None:
+        async with kit.opened() as client:
+            for _ in range(2):
+                names.clear()
+                await kit.send(client, f"{provider.url}/echo")
+        assert names == ["http11.send_request_headers.started", "http11.send_request_headers.complete"]
+
+    kit.run(main)
+
+
+def _listening(heard: Any, names: list[str]) -> Any:
+    def listen(self: Any, name: str, info: Any) -> None:
+        names.append(name)
+        heard(self, name, info)
+
+    return listen
+
+
 def test_an_error_in_the_applications_trace_keeps_the_request_here(
     kit: Kit, provider: Provider, script: Script
 ) -> None:
@@ -1059,7 +1128,7 @@ def test_a_forked_child_ends_nothing_of_its_parents(skit: Kit, provider: Provide
 def test_nothing_is_ended_at_exit() -> None:
     """T36: what is open at exit is resolved by recovery, not by a half-dismantled interpreter."""
     code = """
-        import sys
+        import os
         import httpx
         from lava_middleware.transport import instrument
         class Flight:
@@ -1070,7 +1139,7 @@ def test_nothing_is_ended_at_exit() -> None:
                 return Departure()
             def dispatched(self): pass
             def answered(self, status, headers): return True
-            def abandoned(self, how, write=sys.stdout.write): write(how)
+            def abandoned(self, how, write=os.write): write(1, how.encode())
             def push(self, data): self.data = data
             def pull(self): data, self.data = getattr(self, "data", None), None; return data
             def end(self): pass
@@ -1089,7 +1158,7 @@ def test_nothing_is_ended_at_exit() -> None:
         cycle = [response]
         cycle.append(cycle)
         kept = client.send(client.build_request("POST", "http://x.test"), stream=True)
-        print("read")
+        print("read", flush=True)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("read\n", "")
