@@ -32,7 +32,7 @@ def test_an_ending_is_handed_over_to_the_ledgers_thread_when_the_journal_is_busy
     with opened(journal) as ledger:
         ledger.apply("acme", grant(100)).wait(10)
         ledger.apply("acme", ask_for(ledger, 50, "call")).wait(10)
-        journal.busy = 3
+        journal.busy = 20
         ticket = ledger.apply("acme", settle("call", 20))
         assert isinstance(ticket.wait(10).event, Settled)
         assert journal.appended_by[-1] == "lava-ledger"
@@ -45,7 +45,7 @@ def test_a_call_waits_on_the_ledgers_thread_not_on_its_own() -> None:
     journal = Troubled()
     with opened(journal) as ledger:
         ledger.apply("acme", grant(100)).wait(10)
-        journal.busy = 5
+        journal.busy = 20
         assert isinstance(ledger.apply("acme", ask_for(ledger, 50)).wait(10).event, Held)
         assert journal.appended_by[-1] == "lava-ledger"
 

@@ -7,7 +7,7 @@ import multiprocessing
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from lava_middleware.core.account import to_state
 from lava_middleware.core.commands import Grant, SetTerms
 from lava_middleware.core.events import Held, Settled
 from lava_middleware.core.terms import Limit, Terms
+from lava_middleware.ledger import appender
+from lava_middleware.ledger.journal import Entry, Outcome
 from lava_middleware.ledger.ledger import LedgerUnavailable
 from lava_middleware.ledger.memory import MemoryJournal
 from lava_middleware.ledger.sqlite import SqliteJournal
@@ -313,3 +315,84 @@ def test_no_more_than_the_bound_of_memory_for_an_account() -> None:
         finally:
             tracemalloc.stop()
         assert size / len(names) < 5_000
+
+
+class AlwaysFaster(MemoryJournal):
+    """A journal on which somebody else appends to the account just before every append of ours, unless we are alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rival: Callable[[], object] | None = None
+        self.alone = 0
+
+    def append(self, entries: Sequence[Entry], predecessor: tuple[int, int]) -> tuple[Outcome, int]:
+        if self.rival is not None and not self.alone:
+            rival, self.rival = self.rival, None
+            rival()
+            self.rival = rival
+        return super().append(entries, predecessor)
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        self.alone += 1
+        try:
+            yield
+        finally:
+            self.alone -= 1
+
+
+def test_who_loses_eight_races_goes_on_alone() -> None:
+    """A busy customer's call is not starved by luckier processes."""
+    journal = AlwaysFaster()
+    with opened(journal) as ledger, opened(journal) as rival:
+        ledger.apply("acme", grant(999)).wait(10)
+        rival.apply("acme", grant(1)).wait(10)
+        journal.rival = lambda: rival.apply("acme", grant(1)).wait(10)
+        assert isinstance(ledger.apply("acme", ask_for(ledger, 10)).wait(10).event, Held)
+        journal.rival = None
+        assert ledger.counters.conflicts == 8
+        assert ledger.look("acme").available(2**62) == 998
+    check_journal(journal)
+
+
+def test_two_processes_that_repeat_one_grant_give_it_once(tmp_path: Path) -> None:
+    """A key that somebody else has just used is looked up, and the first receipt is everybody's."""
+    journal = SqliteJournal(tmp_path / "ledger.db")
+    with opened(journal) as a, opened(journal) as b:
+        b.look("acme")
+        first = a.apply("acme", grant(100, "invoice-81")).wait(10)
+        again = b.apply("acme", grant(100, "invoice-81")).wait(10)
+        assert again.repeated
+        assert again.event == first.event
+        assert b.look("acme").available(2**62) == 100
+    journal.close()
+
+
+def test_an_interrupted_caller_leaves_no_hold_and_loses_no_ending() -> None:
+    """Ctrl-C between the commit and the answer: the caller has no ticket, so the ledger itself sees to it."""
+    journal = MemoryJournal()
+    with opened(journal) as ledger:
+        ledger.apply("acme", grant(100)).wait(10)
+        ledger.apply("acme", ask_for(ledger, 10, "settled")).wait(10)
+        interrupted: list[bool] = []
+
+        evolve = appender.evolve
+
+        def interrupt(*arguments: Any) -> None:
+            if not interrupted and threading.current_thread() is threading.main_thread():
+                interrupted.append(True)
+                raise KeyboardInterrupt
+            evolve(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(appender, "evolve", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                ledger.apply("acme", ask_for(ledger, 50, "gone"))
+            eventually(lambda: set(ledger.look("acme").holds) == {"settled"})
+            interrupted.clear()
+            with pytest.raises(KeyboardInterrupt):
+                ledger.apply("acme", settle("settled", 7))
+        eventually(lambda: not ledger.look("acme").holds)
+        assert ledger.look("acme").available(2**62) == 93
+        assert ledger.counters.unposted == 0
+    check_journal(journal)

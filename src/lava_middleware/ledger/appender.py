@@ -113,7 +113,9 @@ class Appender:
             for number, event in enumerate(events):
                 evolve(account, event, now + number)
         slot.account = account
-        slot.grew(len(entries), sum(len(entry.event) for entry in entries))
+        for entry in entries:
+            slot.tail_entries += 1
+            slot.tail_bytes += len(entry.event)
         if not opening:
             self._forget(command)
         return Receipt(tuple(events), None, account.available(now), False, seq)

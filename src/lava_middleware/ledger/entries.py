@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..core.account import Account, evolve, from_state, to_state
 from ..core.decide import key_of
-from ..core.events import Adjusted, Event, Extended, Granted, Held, Lapsed, Reported, Settled, TermsSet, Voided, encode
+from ..core.events import Event, Extended, Held, Reported, Settled, TermsSet, Voided, encode
 from ..core.money import Ticks
 from .journal import Entry
 
-_NO_CHANGE = (Held, Extended, Voided, TermsSet)
+_CHANGES: dict[type[Any], Callable[[Any], Ticks]] = {
+    # event → by how much it changes the balance of an account whose grants are all alive. Missing: fold it to see.
+    Held: lambda event: 0,
+    Extended: lambda event: 0,
+    Voided: lambda event: 0,
+    TermsSet: lambda event: 0,
+    Settled: lambda event: -event.charge,
+    Reported: lambda event: -event.charge,
+}
 
 
 def entries_of(
@@ -21,9 +30,11 @@ def entries_of(
     The account stays as it is, for the append may fail. Where the balances could not be told without folding the
     events, the folded copy comes along.
     """
-    if len(events) == 1 and (change := _change(events[0])) is not None and _all_alive(account, now):
-        event = events[0]
-        return [_entry(account_id, account.version + 1, event, account.balance(now) + change, record, now)], None
+    if len(events) == 1 and (change := _CHANGES.get(type(events[0]))) is not None:
+        balance = _balance_if_all_live(account, now)
+        if balance is not None:
+            event = events[0]
+            return [_entry(account_id, account.version + 1, event, balance + change(event), record, now)], None
     folded = from_state(to_state(account))
     entries = []
     for number, event in enumerate(events):
@@ -38,20 +49,13 @@ def _entry(account_id: str, version: int, event: Event, balance: Ticks, record: 
     return Entry(account_id, version, event.kind, key_of(event), balance, encode(event), record, at)
 
 
-def _change(event: Event) -> Ticks | None:
-    """By how much an event changes the balance of an account whose grants are all alive; None: fold it to see."""
-    if isinstance(event, _NO_CHANGE):
-        return 0
-    if isinstance(event, Settled | Reported):
-        return -sum(ticks for _, ticks in event.draws) - event.debt
-    if isinstance(event, Granted) and event.starts is None and event.expires is None:
-        return event.amount
-    assert isinstance(event, Granted | Lapsed | Adjusted)
-    return None
-
-
-def _all_alive(account: Account, now: int) -> bool:
-    return all(
-        (credit.starts is None or credit.starts <= now) and (credit.expires is None or now < credit.expires)
-        for credit in account.credits
-    )
+def _balance_if_all_live(account: Account, now: int) -> Ticks | None:
+    """What account.balance(now) says, in one pass; None if a grant has not begun or has expired."""
+    balance = -account.debt
+    for credit in account.credits:
+        if (credit.starts is not None and credit.starts > now) or (
+            credit.expires is not None and now >= credit.expires
+        ):
+            return None
+        balance += credit.remaining
+    return balance

@@ -47,6 +47,8 @@ _log = logging.getLogger("lava_middleware")
 
 T = TypeVar("T")
 
+NAPS_S = (0.00005, 0.00005, 0.0001, 0.0002)
+"""How long a caller's own thread, which may run an event loop, sleeps between attempts on a busy journal."""
 TICK_S = 0.04
 """Between two looks after the journal while there is traffic."""
 IDLE_S = 1.0
@@ -138,6 +140,9 @@ class Ledger:
         _INSIDE.add(me)
         try:
             receipt = self._at_once(ticket)
+        except BaseException:
+            self._interrupted(ticket)
+            raise
         finally:
             _INSIDE.discard(me)
         if receipt is not None:
@@ -151,9 +156,8 @@ class Ledger:
         if self._must_wait(ticket):
             return None
         try:
-            return self._attempt(ticket)
+            return self._with_naps(ticket)
         except (Busy, TooManyLosses):
-            self.counters.busy += 1
             self._hand_over(ticket)
         except JournalUnavailable as error:
             if is_ending(ticket):
@@ -168,6 +172,27 @@ class Ledger:
             else:
                 self._hand_over(ticket)
         return None
+
+    def _with_naps(self, ticket: Ticket) -> Receipt:
+        """One attempt, and a few more when another process is just writing: it is done sooner than a thread wakes."""
+        try:
+            return self._attempt(ticket)
+        except Busy:
+            self.counters.busy += 1
+        for nap_s in NAPS_S:
+            time.sleep(nap_s)
+            with suppress(Busy):
+                return self._attempt(ticket)
+        raise Busy
+
+    def _interrupted(self, ticket: Ticket) -> None:
+        """Something (Ctrl-C) stopped the caller in the middle: it gets no ticket, so nobody else can see to this."""
+        command = ticket.command
+        if isinstance(command, Authorize):
+            self._hand_over(Ticket(ticket.account, Void(command.hold, "unsure"), None))
+        elif is_ending(ticket):
+            ticket.unsure = True
+            self._hand_over(ticket)
 
     def _must_wait(self, ticket: Ticket) -> bool:
         """Whether there is a reason not even to try: then the ticket has been sent where it belongs."""
@@ -541,8 +566,9 @@ class Ledger:
         if not self._thread.stop(timeout_s + 1.0):
             _log.error("the ledger's thread did not end in time")
         self._closed = True
-        self._thread.drain()  # what was put while it stopped
-        self._bring_in_the_rest()
+        for _ in range(2):  # what was put while it stopped, and what that put
+            self._thread.drain()
+            self._bring_in_the_rest()
         self.wake_followers()
 
     def _finish(self) -> None:

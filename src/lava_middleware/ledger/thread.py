@@ -39,10 +39,8 @@ class LedgerThread:
         self._finish = finish
         self._inbox: SimpleQueue[Thunk | None] = SimpleQueue()
         self._thread: Thread | None = None
-
-    @property
-    def running(self) -> bool:
-        return self._thread is not None
+        self.running = False
+        """It was started, once and for all."""
 
     def put(self, thunk: Thunk) -> None:
         """Have it run on the thread, after what was put before."""
@@ -55,6 +53,7 @@ class LedgerThread:
         thread = Thread(target=self._run, name="lava-ledger", daemon=True)
         thread.start()
         self._thread = thread
+        self.running = True
 
     def stop(self, timeout_s: float) -> bool:
         """Do what was put, finish, end. False if that took longer."""

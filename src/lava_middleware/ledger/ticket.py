@@ -145,7 +145,8 @@ class Ticket:
     def _finish(self) -> None:
         self.record = None
         self.done = True
-        self._call_back()
+        if self._callbacks is not None:
+            self._call_back()
 
     def _call_back(self) -> None:
         while self._callbacks:
