@@ -409,6 +409,8 @@ class _SyncMetered(_Metered):
                     if (ready := push(data)) is None:
                         break
                     yield ready
+                    if flight.ended:  # by a watcher, meanwhile: pull() may have an error for this reader
+                        break
                     flight.reading = True
                 else:
                     flight.reading, self._ended = False, True
@@ -467,6 +469,8 @@ class _AsyncMetered(_Metered):
                     if (ready := push(data)) is None:
                         break
                     yield ready
+                    if flight.ended:  # by a watcher, meanwhile: pull() may have an error for this reader
+                        break
                     flight.reading = True
                 else:
                     flight.reading, self._ended = False, True
