@@ -219,7 +219,7 @@ class Ledger:
         """One attempt, under the account's lock. Raises what Appender.attempt raises."""
         if ticket.losses >= LOSSES_MOST and (exclusive := getattr(self._journal, "exclusive", None)) is not None:
             return self._attempt_alone(ticket, exclusive)
-        queue = self._waiters.queue(ticket.account)
+        queue = self._waiters.queue(ticket.account) if self._waiters.queues else None
         behind = queue is not None and not ticket.wait_until and self._is_behind(ticket, queue)
         slot = self.accounts.slot(ticket.account)
         with slot.lock:
@@ -410,7 +410,8 @@ class Ledger:
         self.counters.waits += 1
         self._waiters.add(ticket)
         self._try_queue(ticket.account)  # what it waits for may have happened before it stood in line
-        self._poll.due = min(self._poll.due or ticket.wait_until, time.monotonic() + POLL_S)
+        due = min(ticket.wait_until, time.monotonic() + POLL_S)
+        self._poll.due = due if self._poll.due is None else min(self._poll.due, due)
 
     def _try_queue(self, account_id: str) -> None:
         """Let the heads of the account's lines try again, until one of them still has to wait."""

@@ -54,49 +54,49 @@ class Waiters:
     """Queues by account. Only the ledger's thread changes them; other threads may ask whether there is one."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, Queue] = {}
+        self.queues: dict[str, Queue] = {}
 
     def __contains__(self, account: str) -> bool:
-        return account in self._queues
+        return account in self.queues
 
     def __bool__(self) -> bool:
-        return bool(self._queues)
+        return bool(self.queues)
 
     def __len__(self) -> int:
-        return sum(len(queue) for queue in self._queues.values())
+        return sum(len(queue) for queue in self.queues.values())
 
     def queue(self, account: str) -> Queue | None:
-        return self._queues.get(account)
+        return self.queues.get(account)
 
     def add(self, ticket: Ticket) -> None:
-        self._queues.setdefault(ticket.account, Queue()).add(ticket)
+        self.queues.setdefault(ticket.account, Queue()).add(ticket)
 
     def tidy(self, account: str) -> None:
         """Forget the account's queue if nobody is left in it."""
-        if account in self._queues and not self._queues[account]:
-            del self._queues[account]
+        if account in self.queues and not self.queues[account]:
+            del self.queues[account]
 
     def accounts(self, most: int) -> list[str]:
         """Accounts to look at now, at most so many; the others come first the next time."""
-        names = list(self._queues)[:most]
-        if len(names) < len(self._queues):
+        names = list(self.queues)[:most]
+        if len(names) < len(self.queues):
             for name in names:
-                self._queues[name] = self._queues.pop(name)
+                self.queues[name] = self.queues.pop(name)
         return names
 
     def due_at(self) -> float | None:
         """When the first of all runs out of time."""
-        ends = (ticket.wait_until for queue in self._queues.values() for line in queue.heads() for ticket in line)
+        ends = (ticket.wait_until for queue in self.queues.values() for line in queue.heads() for ticket in line)
         return min(ends, default=None)
 
     def take_due(self, now: float) -> list[Ticket]:
-        due = [ticket for queue in self._queues.values() for ticket in queue.take_due(now)]
+        due = [ticket for queue in self.queues.values() for ticket in queue.take_due(now)]
         for account in {ticket.account for ticket in due}:
             self.tidy(account)
         return due
 
     def take_all(self) -> list[Ticket]:
         """Everybody, in order of arrival per account: the ledger closes."""
-        everybody = [ticket for queue in self._queues.values() for line in queue.heads() for ticket in line]
-        self._queues.clear()
+        everybody = [ticket for queue in self.queues.values() for line in queue.heads() for ticket in line]
+        self.queues.clear()
         return everybody
