@@ -224,16 +224,19 @@ class Lava:
     # Instrumenting ---------------------------------------------------------------------------------------------------
 
     def instrument(self) -> Lava:
-        """Meter every httpx and httpx2 client of this process, those that exist already included.
+        """Meter every httpx and httpx2 client of this process, those that exist already included; calls to providers
+        through aiohttp, requests and botocore, which are not metered, are refused.
 
         Repeats harmlessly. The first Lava that instruments is the process's default; a second one raises
         ConfigurationError (it can still be used through its own middleware or `charge_to`).
         """
         from .transport.gate import GATE
+        from .transport.guards import guard
         from .transport.instrument import instrument
 
         context.set_default(self)
         instrument(lambda: GATE)
+        guard(GATE.verdict)
         return self
 
     def charge_to(self, customer: str, **frame: Any) -> Any:

@@ -18,6 +18,7 @@ class FakeLava:
 
     def __init__(self, **settings: Any) -> None:
         self.settings = configure("memory://", settings, {})
+        self.hosts: dict[str, Any] = {}
         self.instrumented = 0
 
     def instrument(self) -> None:

@@ -14,10 +14,11 @@ from ..core.pricing import Price
 from ..core.rating import dearest, fees
 from ..core.record import Facts
 from ..dialects.dialect import Dialect
-from ..errors import Denied
+from ..errors import Denied, refused
 from ..providers.row import Match
 from ..providers.table import CHAT, find
 from .flight import Flight, Plan, answer_of
+from .guards import ADVICE
 from .seen import Departure, Seen, Ticket
 
 if TYPE_CHECKING:
@@ -97,6 +98,27 @@ class Gate:
         if payer.binding is not None and payer.binding.ended and lava.settings.after_request == "refuse":
             return self._refuse(lava, dialect, Denied("request_ended"), host)
         return self._plan(lava, request, match, endpoint.dialect, payer)
+
+    def verdict(self, method: str, host: str, path: str, library: str) -> Exception | None:
+        """Whether a request through a library that is not metered may go out: what to raise, or None.
+
+        To raise, not to answer: these libraries' SDKs let a plain exception through and retry what looks like the
+        network.
+        """
+        lava = None if context.billing_is_off() else self._lava_in_force()
+        match = None if lava is None else find(method, host, path, lava.hosts)
+        if lava is None or match is None or (match.endpoint is not None and match.endpoint.free):
+            return None
+        if isinstance(context.payer(), context.Unbilled):
+            lava.count_passed("unbilled", host)
+            return None
+        door = f"{match.row.name} through {library}"
+        message = f"calls to {match.row.name} through {library} are not metered, so nothing was sent; {ADVICE[library]}"
+        denied = Denied("endpoint_unmetered", message, door=door)
+        passes = lava.settings.unmetered == "pass"
+        if self._refuse(lava, _dialect_of(match), denied, host, passes=passes) is None:
+            return None
+        return refused(denied)
 
     def _plan(
         self, lava: Lava, request: Seen, match: Match, dialect: Dialect, payer: context.Payer

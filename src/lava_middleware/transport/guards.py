@@ -16,7 +16,7 @@ from .imports import forget, when_imported
 from .shell import is_under_way
 
 Verdict: TypeAlias = Callable[[str, str, str, str], Exception | None]
-"""(method, host, path, library) → what to raise, or None: the request passes (and is counted there, if need be)."""
+"""(method, host with its port if it has one, path, library) → what to raise, or None: the request passes (and is counted there, if need be)."""
 
 ADVICE: dict[str, str] = {
     # library → how to have the request metered. A library that is missing here has no guard.
@@ -24,8 +24,8 @@ ADVICE: dict[str, str] = {
         "send it through httpx or httpx2. google-genai's async side uses aiohttp whenever that can be imported; "
         'give it an httpx2 client: genai.Client(http_options={"httpx_async_client": httpx2.AsyncClient()})'
     ),
-    "requests": "send it through httpx or httpx2, or report() what it used and send it under unbilled()",
-    "botocore": "there is no meter for boto3 yet: report() what it used and send it under unbilled()",
+    "requests": "send it through httpx or httpx2, or under unbilled() if nobody is to pay for it",
+    "botocore": "there is no meter for boto3 yet: send it under unbilled() if nobody is to pay for it",
 }
 
 MARK = "_lava_guarded"
@@ -68,7 +68,8 @@ def _ask(method: str, url: str, library: str) -> None:
         parts = urlsplit(url)
     except ValueError:  # the library has an error of its own for it
         return
-    error = _verdict(method.upper(), (parts.hostname or "").lower(), parts.path or "/", library)
+    host = parts.netloc.rpartition("@")[2].lower()
+    error = _verdict(method.upper(), host, parts.path or "/", library)
     if error is not None:
         raise error
 
