@@ -77,8 +77,10 @@ class Lava:
         self.clock = clock
         self.monotonic = time.monotonic
         self.new_id = new_id
-        self.journal: Journal = open_journal(self.settings)
-        self.ledger = Ledger(self.journal, clock=clock, pending_path=self.settings.pending)
+        self._opened = open_journal(self.settings)
+        self.ledger = Ledger(self._opened, clock=clock, pending_path=self.settings.pending)
+        self.journal: Journal = self.ledger.journal
+        """As anybody beside the ledger may use it: what a collector ends meanwhile is handed over (T35)."""
         self.book = _book(self.settings)
         self.markup = Markup(self.settings.markup)
         self.hosts = _rows_at(self.settings.hosts)
@@ -262,7 +264,7 @@ class Lava:
         self._do_chores()
         self._save_lessons()
         self.ledger.close()
-        self.journal.close()
+        self._opened.close()
 
     def _apply(self, customer: str, command: Command) -> Ticket:
         return self.ledger.apply(context.checked_id(customer), command)
