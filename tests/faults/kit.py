@@ -52,14 +52,14 @@ def lava_at(provider: FakeProvider | str, ledger: str | Path = "memory://", **se
 @contextmanager
 def client_of(provider: FakeProvider | str, **settings: Any) -> Iterator[httpx2.Client]:
     url = provider if isinstance(provider, str) else provider.url
-    settings = {"headers": {"authorization": "Bearer sk-test"}, "timeout": 60, **settings}
+    settings = {"headers": {"authorization": "Bearer sk-test"}, "timeout": 60, "verify": False, **settings}
     with httpx2.Client(base_url=url, limits=httpx2.Limits(max_connections=None), **settings) as client:
         yield client
 
 
 def aclient_of(provider: FakeProvider | str, **settings: Any) -> httpx2.AsyncClient:
     url = provider if isinstance(provider, str) else provider.url
-    settings = {"headers": {"authorization": "Bearer sk-test"}, "timeout": 60, **settings}
+    settings = {"headers": {"authorization": "Bearer sk-test"}, "timeout": 60, "verify": False, **settings}
     return httpx2.AsyncClient(base_url=url, limits=httpx2.Limits(max_connections=None), **settings)
 
 

@@ -92,10 +92,15 @@ class Facts:
         """The record (or, before the end, its draft) as JSON: integers and strings only."""
         written = {name: value for name in _NAMES if (value := getattr(self, name)) and value != (0, 0)}
         written["v"] = RECORD_VERSION
-        return _to_json(written)
+        return storable(_to_json(written))
 
 
 _NAMES = tuple(Facts.__dataclass_fields__)
+
+
+def storable(text: str) -> str:
+    """The text as UTF-8 can hold it: names in a provider's answer may have lone surrogates in them."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def lost_owner_settlement(held_record: str | None, hold_id: str, hold: Hold) -> tuple[Settle, str]:

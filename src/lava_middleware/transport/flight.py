@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -41,6 +41,8 @@ LEAST_CAP: Final = 16
 https://platform.openai.com/docs/api-reference/responses/create#responses-create-max_output_tokens"""
 EXTEND_WAIT_S: Final = 0.25
 """How long a stream waits for other open calls to give back credit before it is cut."""
+LARGEST_BELIEVED: Final = 10**9
+"""Tokens. No exchange uses so many: figures beyond that are not believed, whoever reports them."""
 LARGEST_TAIL: Final = 65_536
 """Bytes of an unfinished event that are kept back; a longer one goes through as it comes."""
 
@@ -586,9 +588,19 @@ class Flight:
         self._facts.ending, self._facts.ended = how, self._lava.clock()
         conclude = {VOID: self._void, UNKNOWN: self._settle_unknown, SETTLE: self._settle}[told]
         if deferred:
-            self._lava.ledger.later(conclude)
+            self._lava.ledger.later(lambda: self._conclude(conclude))
         else:
+            self._conclude(conclude)
+
+    def _conclude(self, conclude: Callable[[], None]) -> None:
+        """Tell the ledger. Whatever a provider's answer makes of our arithmetic: it does not reach the application, and
+        the hold ends."""
+        try:
             conclude()
+        except Exception as error:
+            logger.error("an answer could not be rated (%s); it is charged as an unknown outcome", type(error).__name__)
+            self._facts.lines, self._facts.others, self._facts.cost = (), (), 0
+            self._settle_unknown()
 
     def _void(self) -> None:
         if not self._unheld:
@@ -618,22 +630,25 @@ class Flight:
         facts.finish_reason = (meter.finish_reason or "")[:80]
         facts.service_tier = (meter.service_tier or plan.intent.service_tier or "")[:40]
         what = self._used(meter)
-        facts.usage, facts.basis = dict(what.usage), what.basis
         facts.totals = {name: value for name, value in what.totals.items() if value is not None}
+        reading = meter.reading
+        if max(what.input_tokens, what.output_tokens) > LARGEST_BELIEVED:  # it stays on the record as evidence
+            reading, what = None, self._used(meter, believed=False)
+        facts.usage, facts.basis = dict(what.usage), what.basis
         facts.estimate = (plan.estimate.expected, what.counted_output)
-        charge = self._lava.rate(plan, facts, what, meter.reading)
+        charge = self._lava.rate(plan, facts, what, reading)
         if what.basis != "reported" and not self._unheld:
             charge = facts.charge = min(charge, self._hold_amount)
         self._teach(what)
         self._post(charge, what.input_tokens, what.output_tokens, cause=self._cause(what))
 
-    def _used(self, meter: Meter) -> Used:
-        """What was used up to now, as it is billed."""
+    def _used(self, meter: Meter, *, believed: bool = True) -> Used:
+        """What was used up to now, as it is billed; only by what passed where the provider is not believed."""
         content, extra_tokens = self._passed or (meter.content, meter.extra_tokens)
         return used(
-            meter.reading,
+            meter.reading if believed else None,
             final=meter.reading_final or meter.finished,
-            others=tuple(meter.others),
+            others=tuple(meter.others) if believed else (),
             content=content,
             extra_tokens=extra_tokens,
             expected_input=self._plan.estimate.expected,
