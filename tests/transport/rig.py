@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,11 +103,13 @@ def rigged(
     *,
     credits: str | None = "5.00",
     speaks: tuple[str, ...] = ("openai", "anthropic"),
+    provider: FakeProvider | None = None,
     **settings: Any,
 ) -> Iterator[Rig]:
-    """A rig that meters this whole process, with a customer who can pay. `speaks`: as whom the stand-in is known."""
+    """A rig that meters this whole process, with a customer who can pay. `speaks`: as whom the stand-in is known.
+    `provider`: one that runs already."""
     settings = {"ledger": "sqlite:///:memory:", "prices": PRICES, "hold_wait_s": 0, **settings}
-    with FakeProvider(script) as provider:
+    with nullcontext(provider) if provider is not None else FakeProvider(script) as provider:
         hosts = {provider.host: speaks, **settings.pop("hosts", {})}
         with Lava(hosts=hosts, **settings) as lava:
             lava.instrument()
