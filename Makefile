@@ -39,8 +39,8 @@ soak: $(VENV)/.test
 	@LAVA_SOAK=1 $(BIN)/python -m pytest --timeout 7200 -m soak $(ARGS)
 
 lint: $(VENV)/.lint
-	@$(BIN)/ruff check src tests
-	@$(BIN)/ruff format --check src tests
+	@$(BIN)/ruff check src tests scripts integrations
+	@$(BIN)/ruff format --check src tests scripts integrations
 	@$(BIN)/mypy
 
 bench: $(VENV)/.test

@@ -35,6 +35,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "leaves_threads: ends with threads of the library running, on purpose")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make soak` runs what is marked: whatever asks how long to run is a long suite."""
+    for item in items:
+        if "soak_count" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.soak)
+
+
 def pytest_report_header() -> str:
     return f"lava: seed {SEED}, long suites {'whole' if SOAK else 'a tenth'}"
 
