@@ -224,6 +224,15 @@ def test_help_and_version_need_no_ledger(lava: Lava, capsys: pytest.CaptureFixtu
     assert "lava-middleware" in capsys.readouterr().out
 
 
+def test_the_demo_has_options_of_its_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    assert "--directory" in capsys.readouterr().out
+    (tmp_path / "somebody's").touch()
+    assert main(["demo", "--directory", str(tmp_path)]) == 2
+    assert "not empty" in capsys.readouterr().err
+
+
 # Tables and progress -------------------------------------------------------------------------------------------------
 
 
