@@ -13,9 +13,8 @@ from .telling import Telling
 
 def run(stage: Stage, tell: Telling, *words: str) -> int:
     """Its exit code. The ledger is named for it, as LAVA_LEDGER would."""
-    tell.command(shlex.join(["lava", *words]))
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         code = main([words[0], "--ledger", stage.ledger_url, *words[1:]])
-    tell.show(said.getvalue().rstrip())
+    tell.command(shlex.join(["lava", *words]), said.getvalue().rstrip())
     return code

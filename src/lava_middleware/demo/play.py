@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +39,7 @@ def _introduce(stage: Stage, tell: Telling) -> None:
         "not real is the provider: a stand-in on this machine, which keeps a log of what it serves.",
     )
     tell.show(
-        f"\n  application   {stage.url}\n"
+        f"  application   {stage.url}\n"
         f"  stand-in      {stage.provider.url}\n"
         f"  ledger        {stage.directory / 'lava.db'}\n"
         f"  prices        the shipped price list, sold at cost x {MARKUP}"
@@ -51,7 +54,15 @@ def _conclude(tell: Telling, directory: Path, seconds: float) -> None:
     else:
         tell.verdict(f"All {tell.proved} claims were proved, in {seconds:.0f} seconds.")
     tell.show(
-        "\nThe ledger is kept. Look at it, for example, with\n"
-        f"  lava statement delta --ledger sqlite:///{directory / 'lava.db'}\n"
+        "The ledger is kept. Look at it, for example, with\n"
+        f"  {_lava()} statement delta --ledger sqlite:///{directory / 'lava.db'}\n"
         f"and delete it with\n  rm -r {directory}"
     )
+
+
+def _lava() -> str:
+    """How to call the command from here."""
+    beside = Path(sys.executable).parent / "lava"
+    if shutil.which("lava") or not beside.exists():
+        return "lava"
+    return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)

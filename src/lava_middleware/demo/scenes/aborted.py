@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 
+from ...testing import Barrier
 from ..events import ask
 from ..stage import Stage
 from ..telling import Telling
@@ -16,7 +18,8 @@ TOLERANCE = 10
 
 def play(stage: Stage, tell: Telling) -> None:
     stage.grant("fjord", "0.05", "invoice-1005")
-    stage.play(ANSWER)
+    # Kept back there, so that no word is on its way when the client leaves.
+    stage.play(replace(ANSWER, confirm=Barrier(), confirm_after=LEAVES_AFTER))
     tell.say(
         f"fjord asks the same question as acme, and hangs up after {LEAVES_AFTER} of {ANSWER.output_tokens} tokens."
     )

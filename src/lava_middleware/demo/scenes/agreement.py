@@ -31,7 +31,6 @@ def play(stage: Stage, tell: Telling) -> None:
     _interrupted(tell, [one for one in served if one.state != "complete"], records)
     _money(stage, tell, records)
     tell.prove("each record was exported once or more as a line of usage.jsonl", _exported(stage, records))
-    tell.show("")
     tell.say("Last, the whole journal is folded anew, entry by entry, and compared with what the ledger believes.")
     tell.prove("lava doctor finds no difference, and nothing is held", run(stage, tell, "doctor") == 0 and _free(stage))
 

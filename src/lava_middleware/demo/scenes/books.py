@@ -14,10 +14,8 @@ from ..telling import Telling
 def play(stage: Stage, tell: Telling) -> None:
     tell.say("What the command line shows of the ledger that these calls have left, newest first:")
     run(stage, tell, "records", "--limit", "40")
-    tell.show("")
     tell.say("The statement of one customer. A hold sets credit aside and leaves the balance as it is:")
     run(stage, tell, "statement", "acme")
-    tell.show("")
     _margin(tell, stage.records())
 
 
@@ -35,7 +33,7 @@ def _margin(tell: Telling, records: list[Record]) -> None:
         columns, [[name, str(len(one)), *figures] for name, one, figures in zip(names, sums, money, strict=True)]
     )
     tell.prove(
-        f"every charge is its cost times {MARKUP}, to the last digit of ten",
+        f"every charge is its cost times {MARKUP}, to the tenth decimal digit",
         all(
             abs(record.charge.decimal - record.cost.decimal * Decimal(MARKUP)) <= Decimal("1e-10") for record in records
         ),

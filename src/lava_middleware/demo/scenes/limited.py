@@ -35,7 +35,6 @@ def play(stage: Stage, tell: Telling) -> None:
     assert answer is not None
     problem = answer.json()
     resets_at = datetime.fromisoformat(problem["limit"]["resets_at"])
-    tell.show("")
     tell.say(
         f'The refusal says: "{problem["detail"]}" The client may come back at {resets_at:%Y-%m-%d %H:%M} UTC: '
         f"Retry-After is {answer.headers['retry-after']} seconds.",

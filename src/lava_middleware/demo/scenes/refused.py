@@ -17,12 +17,10 @@ def play(stage: Stage, tell: Telling) -> None:
         "brook has never paid. The SDK inside the application got a 402 in OpenAI's own format and did not try again;",
         "the application does nothing about it, so its own client is told this:",
     )
-    tell.show(f"\n{answer.status_code} {answer.headers['content-type']}\n{json.dumps(answer.json(), indent=2)}\n")
+    tell.show(f"{answer.status_code} {answer.headers['content-type']}\n{json.dumps(answer.json(), indent=2)}")
     tell.say("and the operator's log says, once per process:")
-    tell.show("")
     for line in stage.log.lines:
         tell.say(line)
-    tell.show("")
     tell.prove(
         f"the client was answered 402; the stand-in had counted {before} requests before the call and {after} after it",
         answer.status_code == 402 and before == after,

@@ -9,17 +9,17 @@ from ..telling import Telling
 from .streamed import QUESTION
 
 CREDITS = "0.0016"
-ANSWER = Script(output_tokens=400, ignores_cap=True, chunk_delay_s=0.008)
+ANSWER = Script(output_tokens=400, ignores_cap=True, chunk_delay_s=0.015)
 
 
 def play(stage: Stage, tell: Telling) -> None:
     stage.grant("delta", CREDITS, "invoice-1003")
     stage.play(ANSWER)
     tell.say(
-        f"delta has {CREDITS} credits left, which pay for a little over a hundred tokens. The stand-in ignores the cap",
-        "that was written into the request and would send 400.",
+        f"delta has {CREDITS} credits left, worth 128 tokens of output. The stand-in ignores the cap that was written",
+        "into the request and would send 400. Tokens are counted by their bytes as they pass, rather too many than too",
+        "few, so the stream stops a little before the money does.",
     )
-    events = []
     with stage.client() as client:
         events = list(ask(client, "delta", QUESTION))
     pieces, last = sum("text" in event for event in events), events[-1]
