@@ -79,10 +79,12 @@ def run(code: str, names: dict[str, Any] | None = None) -> dict[str, Any]:
 
 def settings_table() -> str:
     explained = _docstrings_of_fields(Settings)
-    rows = ["| setting | default | what it does | for example |", "| --- | --- | --- | --- |"]
+    rows = ["| setting | is | default | what for |", "| --- | --- | --- | --- |"]
     for field in fields(Settings):
-        example = EXAMPLES[field.name][1]
-        rows.append(f"| `{field.name}` | {_default(field)} | {explained[field.name]} | `{example}` |")
+        must, example = EXAMPLES[field.name]
+        if not re.search(rf"\b{re.escape(example)}\b", must) and f"`{example}`" != _default(field):
+            must = f"{must}, such as `{example}`"
+        rows.append(f"| `{field.name}` | {must} | {_default(field)} | {explained[field.name]} |")
     return "\n".join(rows)
 
 
@@ -113,8 +115,8 @@ WHEN = {
     "request_exceeds_credit": "a smaller request would fit; the refusal says how small",
     "credit_on_hold": "open calls hold the credit, and none gave it back within `hold_wait_s`",
     "limit_reached": "a limit of the customer's, with its name, what is used, and when it resets",
-    "customer_suspended": "the operator has suspended the customer",
-    "model_not_in_plan": "the customer's plan does not include the model",
+    "customer_suspended": "the operator has suspended the customer (plans come with a later release)",
+    "model_not_in_plan": "the customer's plan does not include the model (likewise)",
     "customer_unknown": "nobody was named, or the account is unknown and `unknown_accounts` is `refuse`",
     "price_unknown": "the model has no price",
     "endpoint_unmetered": "the endpoint has no meter",
@@ -562,6 +564,18 @@ def test_the_decision_is_found_behind_an_exception(lava: Lava, client: Any, caps
         )
     assert isinstance(found["decision"], Denied)
     assert capsys.readouterr().out.startswith("insufficient_credit 0.00 ")
+
+
+def test_a_browser_can_read_the_402_if_cors_is_added_after(lava: Lava, client: Any) -> None:
+    fastapi, testclient = pytest.importorskip("fastapi"), pytest.importorskip("fastapi.testclient")
+    cors = pytest.importorskip("fastapi.middleware.cors").CORSMiddleware
+    app = fastapi.FastAPI()
+    app.get("/ask")(asking(client))
+    app.add_middleware(LavaMiddleware, lava=lava, customer=lambda request: "acme")
+    app.add_middleware(cors, allow_origins=["https://shop.example"])
+    answer = testclient.TestClient(app).get("/ask", headers={"origin": "https://shop.example"})
+    assert answer.status_code == 402
+    assert answer.headers["access-control-allow-origin"] == "https://shop.example"
 
 
 def test_the_command_line_works_line_by_line(lava: Lava) -> None:
