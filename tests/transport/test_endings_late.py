@@ -58,8 +58,8 @@ def test_a_stream_that_is_collected_between_any_two_lines_of_a_call_disturbs_not
     ledger: str, soak_count: Callable[[int], int], tmp_path: Path
 ) -> None:
     """T35: request, hold, stream, append and settlement of one call, and the collector ends another one's stream.
-    Every line in the long suite; else every 19th (the ledger's own suite walks all of its lines)."""
-    stride = 1 if soak_count(10) == 10 else 19
+    Every line in the long suite; else every 41st (the ledger's own suite walks all of its lines)."""
+    stride = 1 if soak_count(10) == 10 else 41
     where = "sqlite:///:memory:" if ledger == "memory" else f"sqlite:///{tmp_path}/lava.db"
     mock = canned_transport(Script(output_tokens=5), prebuilt=False, library="httpx2")
     gc.disable()

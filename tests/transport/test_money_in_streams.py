@@ -252,7 +252,8 @@ def test_an_async_stream_is_stopped_as_well() -> None:
 
 
 def test_an_observer_never_stops_a_stream(client: httpx2.Client) -> None:
-    """Mode observe: all 400 tokens, no cap written, and the record says what would have happened."""
+    """T8: all 400 tokens, no cap written, and the record says what would have happened. It leaves no debt behind that
+    would block the customer on the day of enforcing."""
     with rigged(Script(ignores_cap=True), credits=PAYS_FOR_100, prices=ONLY_OUTPUT, mode="observe") as rig:
         events = stream(rig, client, CHAT)
         assert count_tokens("".join(map(said, events))) == 400
@@ -260,6 +261,9 @@ def test_an_observer_never_stops_a_stream(client: httpx2.Client) -> None:
         record = rig.record
         assert (record.basis, record.usage["output"], record.facts["mode"]) == ("reported", 400, "observe")
         assert (record.overrun > Amount(0), record.overrun_cause) == (True, "unheld")
+        assert record.charge == Amount.of(PAYS_FOR_100)
+        assert record.facts["absorbed"] == "0.0024000000"
+        assert (record.debt, rig.lava.balance(CUSTOMER).debt) == (Amount(0), Amount(0))
 
 
 def test_a_limit_stops_a_stream_as_money_does(client: httpx2.Client) -> None:

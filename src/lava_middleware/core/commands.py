@@ -62,6 +62,8 @@ class Settle:
     """Why the charge exceeds the hold, one of OVERRUN_CAUSES; only read when it does."""
     absorb: bool = False
     """True: the operator bears what exceeds the hold, the customer is charged at most the hold."""
+    forgive: bool = False
+    """True: the operator bears what no grant covers: there is no debt of it."""
     lost_owner: bool = False
     """True: settled for an owner that died (expire). What that owner says later becomes an adjustment."""
 

@@ -299,6 +299,8 @@ def _settle(account: Account, command: Settle, now: int, found: Found) -> Decisi
     charge = within_bounds(command.charge - absorbed)
     own, released = split(hold.draws, charge)
     more, debt = draw(account, charge - sum(ticks for _, ticks in own), now)
+    if command.forgive:
+        charge, absorbed, debt = charge - debt, absorbed + debt, 0
     repaid = _repayment(account, released, more, debt, now)
     counts, over = _fill(account, hold, command, now)
     return [

@@ -695,7 +695,10 @@ class Flight:
             )
         else:
             absorb = lava.settings.overrun == "absorb"
-            command = Settle(facts.id, charge, input_tokens, output_tokens, cause=cause, absorb=absorb)
+            forgive = lava.settings.mode == "observe"
+            command = Settle(
+                facts.id, charge, input_tokens, output_tokens, cause=cause, absorb=absorb, forgive=forgive
+            )
         lava.post(self._plan.customer, command, facts.to_json(), binding=self._plan.binding)
 
 
