@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 
 from . import context
-from .core.account import CATEGORIES
+from .core.account import CATEGORIES, Account
 from .core.balance import Balance, balance_of
 from .core.commands import Command, Grant, SetTerms
 from .core.decide import Conflict, Declined
@@ -29,23 +29,23 @@ from .core.record import Facts, Record, record_of
 from .core.terms import Limit
 from .core.usage import Reading
 from .core.windows import zone_of
-from .errors import ConfigurationError, Denied, first_refusal
+from .errors import ConfigurationError, Denied, LedgerUnavailable, first_refusal
 from .export.follower import Follower
 from .export.jsonl import json_lines
 from .export.metrics import Metrics
 from .export.telemetry import telemetry
 from .ids import new_id, now_us
-from .ledger.journal import Entry, Journal
-from .ledger.ledger import Ledger, LedgerUnavailable
+from .ledger.journal import Busy, Entry, Journal, JournalUnavailable
+from .ledger.ledger import Ledger
+from .ledger.ticket import LedgerUnavailable as Unavailable
 from .ledger.ticket import Ticket
 from .prices.book import Book
-from .prices.overlay import PricesError
 from .providers.row import Row
 from .providers.table import ROWS
-from .settings import Settings, configure
 from .transport.flight import denied_from
 
 if TYPE_CHECKING:
+    from .settings import Settings
     from .transport.flight import Flight, Plan
 
 logger = logging.getLogger("lava_middleware")
@@ -60,7 +60,7 @@ class Lava:
     """A ledger with the gate in front of it. Thread-safe; one for the whole process is the usual number.
 
     `Lava("sqlite:///lava.db", markup="1.20", ...)` or `Lava.from_env()`. Every setting is a keyword or a LAVA_*
-    variable; see the README. Raises ConfigurationError for one that cannot work, JournalUnavailable if the ledger
+    variable; see the README. Raises ConfigurationError for one that cannot work, LedgerUnavailable if the ledger
     cannot be opened. Close it when done (`close()`, or as a context manager): nothing that was acknowledged depends on
     that, what is still queued is written a little earlier.
     """
@@ -73,11 +73,14 @@ class Lava:
         exporters: tuple[Follower, ...] = (),
         **settings: Any,
     ) -> None:
+        from .settings import configure  # brings pydantic, which nothing on the way of a call needs
+
         self.settings: Settings = configure(ledger, settings)
         self.clock = clock
         self.monotonic = time.monotonic
         self.new_id = new_id
-        self._opened = open_journal(self.settings)
+        with _ledger_errors():
+            self._opened = open_journal(self.settings)
         self.ledger = Ledger(self._opened, clock=clock, pending_path=self.settings.pending)
         self.journal: Journal = self.ledger.journal
         """As anybody beside the ledger may use it: what a collector ends meanwhile is handed over (T35)."""
@@ -129,7 +132,8 @@ class Lava:
         nothing; with other content it raises Conflict. Without a key each call is a new grant.
         Raises AmountError, IdError, LedgerUnavailable (then whether it was written is unknown: repeat it with a key).
         """
-        self._apply(customer, self._grant(credits, key, category, priority, starts, expires)).wait()
+        with _ledger_errors():
+            self._apply(customer, self._grant(credits, key, category, priority, starts, expires)).wait()
         return self.balance(customer)
 
     async def agrant(
@@ -144,7 +148,8 @@ class Lava:
         expires: datetime | None = None,
     ) -> Balance:
         """`grant` for async code."""
-        await self._apply(customer, self._grant(credits, key, category, priority, starts, expires))
+        with _ledger_errors():
+            await self._apply(customer, self._grant(credits, key, category, priority, starts, expires))
         return self.balance(customer)
 
     def _grant(
@@ -190,20 +195,21 @@ class Lava:
         zone_of(zone)
         name = name or f"{unit}/{window}"
         while True:
-            terms = self.ledger.look(context.checked_id(customer)).terms
+            terms = self._account(customer).terms
             if quantity is None:
                 if all(one.name != name for one in terms.limits):
                     return self.balance(customer)
                 changed = terms.without_limit(name)
             else:
                 changed = terms.with_limit(Limit(name, unit, quantity, window, zone))
-            with contextlib.suppress(Conflict):  # somebody else changed the terms in between: read them again
+            # A conflict: somebody else changed the terms in between. Read them again.
+            with contextlib.suppress(Conflict), _ledger_errors():
                 self._apply(customer, SetTerms(changed)).wait()
                 return self.balance(customer)
 
     def balance(self, customer: str) -> Balance:
         """What the customer has now, as the ledger (not this process's memory) says."""
-        return balance_of(self.ledger.look(context.checked_id(customer)), self.clock())
+        return balance_of(self._account(customer), self.clock())
 
     async def abalance(self, customer: str) -> Balance:
         """`balance` for async code."""
@@ -219,9 +225,17 @@ class Lava:
     def entries(self, customer: str) -> Iterator[Entry]:
         """All entries of the customer's journal, newest first, read in short pages as you iterate."""
         before: int | None = None
-        while page := self.journal.entries(context.checked_id(customer), before=before, limit=200):
+        while page := self._page(context.checked_id(customer), before):
             yield from page
             before = page[-1].version
+
+    def _page(self, customer: str, before: int | None) -> list[Entry]:
+        with _ledger_errors():
+            return self.journal.entries(customer, before=before, limit=200)
+
+    def _account(self, customer: str) -> Account:
+        with _ledger_errors():
+            return self.ledger.look(context.checked_id(customer))
 
     # Instrumenting ---------------------------------------------------------------------------------------------------
 
@@ -274,6 +288,8 @@ class Lava:
     def opened(self, flight: Flight) -> None:
         self._open[id(flight)] = flight
         self._chores.start()
+        for follower in self._followers:
+            follower.wake()
 
     def closed(self, flight: Flight) -> None:
         self._open.pop(id(flight), None)
@@ -282,7 +298,7 @@ class Lava:
         """The ledger's no as the application and its client will see it."""
         strict = self.settings.unknown_accounts == "refuse" and declined.reason == "insufficient_credit"
         if strict:
-            with contextlib.suppress(LedgerUnavailable):  # it answered just now; then the first answer will do
+            with contextlib.suppress(Unavailable):  # it answered just now; then the first answer will do
                 if self.ledger.look(customer).version == 0:
                     return Denied("customer_unknown", **more)
         return denied_from(declined, self.clock(), **more)
@@ -327,15 +343,21 @@ class Lava:
         return self.book.find(plan.price_lists, model)
 
     def post(
-        self, customer: str, command: Command, record: str | None, *, binding: context.Binding | None = None
+        self,
+        customer: str,
+        command: Command,
+        record: str | None,
+        *,
+        binding: context.Binding | None = None,
+        then: Callable[[], object] | None = None,
     ) -> None:
-        """Tell the ledger how an exchange ended. Never waits and never raises."""
+        """Tell the ledger how an exchange ended. Never waits or raises. `then` is called once it is written."""
         self._taught += 1
         ticket = self.ledger.apply(customer, command, record=record)
-        for follower in self._followers:
-            follower.wake()
         if record is not None:
             ticket.on_done(lambda: self._posted(ticket, record, binding))
+        if then is not None:
+            ticket.on_done(then)
 
     def _posted(self, ticket: Ticket, record: str, binding: context.Binding | None) -> None:
         try:
@@ -451,7 +473,18 @@ def record_of_entry(entry: Entry) -> Record | None:
     )
 
 
+@contextlib.contextmanager
+def _ledger_errors() -> Iterator[None]:
+    """What the ledger or its journal says of itself, as the error that users catch."""
+    try:
+        yield
+    except (Unavailable, JournalUnavailable, Busy) as error:
+        raise LedgerUnavailable(Denied("ledger_unavailable", str(error))) from None
+
+
 def _book(settings: Settings) -> Book:
+    from .prices.overlay import PricesError
+
     try:
         return Book(settings.prices)
     except PricesError as error:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
+import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ from typing import Any
 from lava_middleware import Lava, bind_context
 from lava_middleware.errors import EXTENSION
 from lava_middleware.ids import now_us
+from lava_middleware.ledger.ticket import LedgerUnavailable
 
 from .kit import CHAT, aclient_of, chat, client_of, credits, lava_at
 
@@ -161,6 +164,41 @@ def grant_once(ledger: str, customer: str, ticks: int, out: Any) -> None:
     with Lava(f"sqlite:///{ledger}") as lava:
         lava.grant(customer, credits(ticks), key="invoice-1")
     out.put(os.getpid())
+
+
+def keep_locked(ledger: str, gate: Any, seconds: float) -> None:
+    """Another program has the ledger's write lock for so long."""
+    writer = sqlite3.connect(ledger, isolation_level=None, timeout=10)
+    writer.execute("BEGIN IMMEDIATE")
+    gate.wait()
+    time.sleep(seconds)
+    writer.execute("ROLLBACK")
+    writer.close()
+
+
+def leave_during_outage(url: str, ledger: str, gate: Any) -> None:
+    """Sends a call with the ledger full and policy open; whoever waits at the gate kills it before the answer."""
+    host = url.removeprefix("http://")
+    with lava_at(host, ledger, on_ledger_outage="open") as lava, client_of(url) as client, lava.charge_to("acme"):
+        client.post(CHAT, json=chat())
+        fill(lava)
+        gate.wait()
+        client.post(CHAT, json=chat())
+
+
+def fill(lava: Lava) -> None:
+    """The disk is full, for this process."""
+    writer = lava.ledger._journal._file.writer  # type: ignore[attr-defined]
+    pages = writer.fetch("PRAGMA page_count")[0][0]
+    writer.fetch(f"PRAGMA max_page_count={pages}")
+    with contextlib.suppress(LedgerUnavailable):
+        while True:  # what is left of the last page
+            lava.grant("filler", "0.01")
+
+
+def make_room(lava: Lava) -> None:
+    """The disk has room again."""
+    lava.ledger._journal._file.writer.fetch("PRAGMA max_page_count=1000000")  # type: ignore[attr-defined]
 
 
 def hammer(ledger: str, number: int, seconds: float, customers: int, gate: Any, out: Any) -> None:

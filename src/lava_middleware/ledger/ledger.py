@@ -527,6 +527,28 @@ class Ledger:
         """
         return self._keep(Ticket(account_id, command, record))
 
+    def keep_sent(self, account_id: str, report: Report, record: str) -> bool:
+        """Write to the pending file that a call leaves without a hold, and what it owes if nothing more is heard of it.
+
+        False: nothing was written, so nobody would know of the call. End it with `sent_over`.
+        """
+        if self._pending is None:
+            return False
+        try:
+            self._pending.sent(account_id, report, record)
+        except (OSError, ValueError) as error:
+            _log.error("the pending file could not be written: %s", error)
+            return False
+        return True
+
+    def sent_over(self, key: str, *, owed: bool) -> None:
+        """Such a call has ended; what it owed, if it did, is posted or kept."""
+        if self._pending is not None:
+            try:
+                self._pending.over(key, owed=owed)
+            except OSError as error:
+                _log.error("the pending file could not be written: %s", error)
+
     def _keep(self, ticket: Ticket) -> bool:
         if self._pending is None:
             return False
@@ -594,6 +616,8 @@ class Ledger:
 
     def _forget_parent(self) -> None:
         """In a forked child: threads, queues, locks and accounts were the parent's."""
+        if self._pending is not None:
+            self._pending.forget()
         self._begin()
 
 

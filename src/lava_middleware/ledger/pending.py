@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+from _thread import allocate_lock
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..core.commands import Command, Grant, Report, Settle, Void
+from ..core.decide import LedgerRuleError
 
 _log = logging.getLogger("lava_middleware")
 
@@ -21,10 +23,18 @@ _NAMES = {made: name for name, made in _COMMANDS.items()}
 
 
 class Pending:
-    """One file beside the ledger, shared by all its processes. It holds no more than the ledger itself would."""
+    """One file beside the ledger, shared by all its processes. It holds no more than the ledger itself would.
+
+    Beside endings it has *sent* lines: a call that left without a hold because the ledger was away, and what it owes
+    if its process dies before its end. While any process has such a call open it holds `<path>.sent` locked, so nobody
+    takes the line for an orphan's.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._calls: set[str] = set()
+        self._calls_lock = allocate_lock()
+        self._guard: int | None = None
 
     def __bool__(self) -> bool:
         """True if anything is kept."""
@@ -35,7 +45,61 @@ class Pending:
 
     def keep(self, account: str, command: Command, record: str | None) -> None:
         """Write it down; on return it has survived a power loss. Raises OSError, and ValueError for an authorize."""
-        line = encode_line(account, command, record)
+        self._write(encode_line(account, command, record))
+
+    def sent(self, account: str, report: Report, record: str) -> None:
+        """Write down that a call leaves without a hold, and what it owes if nothing more is heard of it.
+
+        Raises OSError or ValueError: then nobody would know of the call. End it with `over`.
+        """
+        line = encode_line(account, report, record, sent=True)
+        with self._calls_lock:
+            if self._guard is None:
+                self._guard = self._guarded(exclusive=False)
+            self._calls.add(report.key)
+        try:
+            self._write(line)
+        except BaseException:
+            self._call_over(report.key)
+            raise
+
+    def over(self, key: str, *, owed: bool) -> None:
+        """The call has ended and what it owed, if it did, is in the ledger or in this file."""
+        try:
+            if not owed:
+                self._strike_out(key)
+        finally:
+            self._call_over(key)
+
+    def forget(self) -> None:
+        """In a forked child: the open calls are the parent's, and so is the lock."""
+        self._calls_lock = allocate_lock()
+        self._calls = set()
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            os.close(guard)  # the parent's descriptor keeps the lock
+
+    def post(self, apply: Callable[[str, Command, str | None], None]) -> int:
+        """Hand every kept command to `apply`; those it raises for stay. Returns how many went through.
+
+        Killed half-way, the next run repeats what was posted: commands carry ids, so nothing is posted twice.
+        """
+        if not self:
+            return 0
+        try:
+            with self._locked(wait=False) as file, self._orphans() as orphans:
+                if file is None:
+                    return 0  # another process is at it
+                lines = file.read().splitlines(keepends=True)
+                left = _left(lines, apply, orphans)
+                if len(left) < len(lines):
+                    self._put_back(file, left)
+                return len(lines) - len(left)
+        except OSError as error:  # what was posted stays in the file; it is not posted again
+            _log.error("the pending file could not be written: %s", error)
+            return 0
+
+    def _write(self, line: bytes) -> None:
         with self._locked() as file:
             size = file.seek(0, os.SEEK_END)
             try:
@@ -46,66 +110,140 @@ class Pending:
                 file.truncate(size)  # a line half written would hide the next one
                 raise
 
-    def post(self, apply: Callable[[str, Command, str | None], None]) -> int:
-        """Hand every kept command to `apply`; those it raises for stay. Returns how many went through.
-
-        Killed half-way, the next run repeats what was posted: commands carry ids, so nothing is posted twice.
-        """
-        if not self:
-            return 0
-        with self._locked(wait=False) as file:
-            if file is None:
-                return 0  # another process is at it
+    def _strike_out(self, key: str) -> None:
+        with self._locked() as file:
             lines = file.read().splitlines(keepends=True)
-            left = [line for line in lines if not _posted(line, apply)]
+            left = [line for line in lines if not _is_sent(_read(line), key)]
             if len(left) < len(lines):
                 self._put_back(file, left)
-            return len(lines) - len(left)
+
+    def _call_over(self, key: str) -> None:
+        with self._calls_lock:
+            self._calls.discard(key)
+            if not self._calls and self._guard is not None:
+                guard, self._guard = self._guard, None
+                os.close(guard)
+
+    @contextmanager
+    def _orphans(self) -> Iterator[bool]:
+        """True: no process has a call open that left without a hold, so what the file says of such calls is all that
+        will be heard of them. As long as the block lasts none leaves."""
+        try:
+            guard = self._guarded(exclusive=True)
+        except OSError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            os.close(guard)
+
+    def _guarded(self, *, exclusive: bool) -> int:
+        import fcntl  # not on Windows, where a ledger has no file
+
+        guard = os.open(f"{self.path}.sent", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(guard, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(guard)
+            raise
+        return guard
 
     def _put_back(self, file: Any, lines: list[bytes]) -> None:
-        file.seek(0)
-        file.truncate()
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
+        """Only these lines from now on. Killed at any moment, it leaves the old lines or the new ones."""
+        if not lines:
+            file.truncate(0)
+            os.fsync(file.fileno())
+            return
+        new = f"{self.path}.new"  # only who has the file locked writes it
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as fresh:
+            fresh.writelines(lines)
+            fresh.flush()
+            os.fsync(fresh.fileno())
+        os.replace(new, self.path)
 
     @contextmanager
     def _locked(self, *, wait: bool = True) -> Iterator[Any]:
         """The file, open and locked; None where another process has it and we would have to wait."""
-        import fcntl  # not on Windows, where a ledger has no file
+        import fcntl
 
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "r+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield None
-            else:
-                yield file
+        while True:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "r+b") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    yield None
+                    return
+                if self._is_current(file):
+                    yield file
+                    return
+
+    def _is_current(self, file: Any) -> bool:
+        """Whether the path still names this file: whoever had it locked may have put another in its place."""
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), os.stat(self.path))
+        except FileNotFoundError:
+            return False
 
 
-def _posted(line: bytes, apply: Callable[[str, Command, str | None], None]) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Line:
+    account: str
+    command: Command
+    record: str | None
+    sent: bool
+
+
+def _left(lines: list[bytes], apply: Callable[[str, Command, str | None], None], orphans: bool) -> list[bytes]:
+    """Post the lines; those that could not be."""
+    read = [_read(line) for line in lines]
+    ended = {one.command.key for one in read if one and not one.sent and isinstance(one.command, Report)}
+    left = []
+    for line, one in zip(lines, read, strict=True):
+        if one is None:
+            _log.error("a line of the pending file cannot be read and stays there")
+        elif one.sent and isinstance(one.command, Report) and one.command.key in ended:
+            continue  # how it ended stands in the file as well
+        elif (orphans or not one.sent) and _posted(one, apply):
+            continue
+        left.append(line)
+    return left
+
+
+def _read(line: bytes) -> _Line | None:
     try:
-        account, command, record = decode_line(line)
+        return _Line(*decode_line(line), sent=bool(json.loads(line).get("sent")))
     except (ValueError, TypeError, KeyError):
-        _log.error("a line of the pending file cannot be read and stays there")
-        return False
+        return None
+
+
+def _is_sent(line: _Line | None, key: str) -> bool:
+    return line is not None and line.sent and isinstance(line.command, Report) and line.command.key == key
+
+
+def _posted(line: _Line, apply: Callable[[str, Command, str | None], None]) -> bool:
     try:
-        apply(account, command, record)
+        apply(line.account, line.command, line.record)
     except Exception as error:
-        _log.warning("a kept %s could not be posted yet: %s", type(command).__name__.lower(), error)
+        if line.sent and isinstance(error, LedgerRuleError):
+            return True  # its end is in the ledger, with another charge than was expected
+        _log.warning("a kept %s could not be posted yet: %s", type(line.command).__name__.lower(), error)
         return False
     return True
 
 
-def encode_line(account: str, command: Command, record: str | None) -> bytes:
+def encode_line(account: str, command: Command, record: str | None, *, sent: bool = False) -> bytes:
     """One line of JSON that `decode_line` reads."""
     name = _NAMES.get(type(command))
     if name is None:
         raise ValueError("only endings, reports and grants can be kept for later")
     said = {field.name: value for field in fields(command) if (value := getattr(command, field.name)) is not None}
-    document = {"account": account, "command": name, "with": said, "record": record}
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    document: dict[str, Any] = {"account": account, "command": name, "with": said, "record": record}
+    if sent:
+        document["sent"] = True
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="replace") + b"\n"
 
 
 def decode_line(line: bytes) -> tuple[str, Command, str | None]:

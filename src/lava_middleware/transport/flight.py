@@ -11,8 +11,10 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core.bound import Estimate, output_tokens
@@ -93,6 +95,8 @@ class Flight:
         """Popped by whoever ends the exchange."""
         self._ticket: Ticket | None = None
         self._unheld = ""
+        self._beside = False
+        """It stands in the pending file that it left without a hold."""
         self._paid = 0
         """Output tokens the hold pays for."""
         self._room = 0
@@ -202,6 +206,14 @@ class Flight:
         output = cap // 4 if mean is None else min(mean * plan.intent.choices, cap)
         return min(owed, fixed) + charge_ceiling(output, plan.output_rate), False
 
+    def _owed_unheld(self) -> int:
+        """What an unknown outcome owes where no hold says so."""
+        plan = self._plan
+        cap = plan.output_tokens_max * plan.intent.choices
+        fixed = charge_ceiling(plan.estimate.cautious, plan.input_rate) + plan.fees
+        owed, _ = self._owed_if_unknown(fixed, cap)
+        return min(owed, fixed + charge_ceiling(cap, plan.output_rate), LARGEST - 1)
+
     @property
     def _lesson(self) -> str:
         """Under which name this model's calls teach and are taught."""
@@ -275,11 +287,26 @@ class Flight:
 
     def _unreachable(self, error: Exception) -> Departure:
         _tell_unless_known(error)
-        if self._lava.lets_through_unreachable():
+        if self._lava.lets_through_unreachable() and self._recorded_beside():
             self._let_through("ledger_unavailable")
             return self._edits(None)
         self._end_unasked("unreachable")
         return Departure(refusal=self._refusal(Denied("ledger_unavailable", retry_after_s=2)))
+
+    def _recorded_beside(self) -> bool:
+        """Write into the pending file that it leaves: open never means unrecorded. False: then it must not leave."""
+        charge = self._owed_unheld()
+        draft = replace(
+            self._facts,
+            unheld="ledger_unavailable",
+            ending="owner_lost",
+            basis="estimated",
+            usage={"input": self._plan.estimate.expected},
+            charge=charge,
+        )
+        report = self._report(charge, self._plan.estimate.expected, 0)
+        self._beside = self._lava.ledger.keep_sent(self._plan.customer, report, draft.to_json())
+        return self._beside or self._lava.settings.mode == "observe"
 
     def refuse(self, denied: Denied) -> Departure:
         """Refuse for a reason that the ledger was not asked about."""
@@ -600,24 +627,21 @@ class Flight:
         except Exception as error:
             logger.error("an answer could not be rated (%s); it is charged as an unknown outcome", type(error).__name__)
             self._facts.lines, self._facts.others, self._facts.cost = (), (), 0
-            self._settle_unknown()
+            with suppress(Exception):
+                self._settle_unknown()
 
     def _void(self) -> None:
         if not self._unheld:
             self._lava.post(self._plan.customer, Void(self._facts.id, self._facts.ending), None)
+        elif self._beside:
+            self._lava.ledger.later(lambda: self._lava.ledger.sent_over(self._facts.id, owed=False))
 
     def _settle_unknown(self) -> None:
         """Sent, and no answer: the operator's policy, fixed when the hold was made."""
         facts, plan = self._facts, self._plan
         expected = self._lava.learned.input_tokens(self._lesson, plan.estimate.expected)
         facts.basis, facts.usage = "estimated", {"input": expected}
-        if self._unheld:
-            charge = (
-                charge_ceiling(expected, plan.input_rate) if self._lava.settings.on_unknown_outcome != "void" else 0
-            )
-        else:
-            charge = self._hold_expected
-        facts.charge = charge
+        facts.charge = charge = self._owed_unheld() if self._unheld else self._hold_expected
         self._post(charge, expected, 0)
 
     def _settle(self) -> None:
@@ -688,18 +712,21 @@ class Flight:
 
     def _post(self, charge: int, input_tokens: int, output_tokens: int, cause: str | None = None) -> None:
         facts, lava = self._facts, self._lava
+        command: Settle | Report
         if self._unheld:
-            forgive = lava.settings.mode == "observe"
-            command: Settle | Report = Report(
-                facts.id, charge, input_tokens, output_tokens, forgive=forgive, scopes=self._scopes()
-            )
+            command = self._report(charge, input_tokens, output_tokens)
         else:
             absorb = lava.settings.overrun == "absorb"
             forgive = lava.settings.mode == "observe"
             command = Settle(
                 facts.id, charge, input_tokens, output_tokens, cause=cause, absorb=absorb, forgive=forgive
             )
-        lava.post(self._plan.customer, command, facts.to_json(), binding=self._plan.binding)
+        over = partial(lava.ledger.sent_over, facts.id, owed=True) if self._beside else None
+        lava.post(self._plan.customer, command, facts.to_json(), binding=self._plan.binding, then=over)
+
+    def _report(self, charge: int, input_tokens: int, output_tokens: int) -> Report:
+        forgive = self._lava.settings.mode == "observe"
+        return Report(self._facts.id, charge, input_tokens, output_tokens, forgive=forgive, scopes=self._scopes())
 
 
 def _refusal_terms(denied: Denied, **figures: int) -> Refusal:

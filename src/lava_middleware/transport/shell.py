@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any
 
 from .library import Library
-from .seen import Answer, Departure, Flight, Gate, Seen, Stop
+from .seen import Answer, Departure, Flight, Gate, Seen, Stop, Ticket
 
 MARKER = "lava_middleware.attempt"
 """In the extensions of a request that is being metered: whoever sees it on the way down lets it pass."""
@@ -52,7 +52,7 @@ def send_sync(original: Callable[[Any, Any], Any], sender: Any, request: Any, ga
     try:
         ticket = attempt.flight.authorize()
         if ticket is not None and not ticket.done:
-            ticket.wait()
+            _wait(ticket)
         outgoing = attempt.outgoing(attempt.trace)
         if outgoing is None:
             return attempt.refused(sender)
@@ -82,7 +82,7 @@ async def send_async(
     try:
         ticket = attempt.flight.authorize()
         if ticket is not None and not ticket.done:
-            await ticket
+            await _await(ticket)
         outgoing = attempt.outgoing(attempt.atrace)
         if outgoing is None:
             return attempt.refused(sender)
@@ -390,7 +390,7 @@ class _SyncMetered(_Metered):
                     if isinstance(item, bytes):
                         yield item
                     elif not isinstance(item, Stop):
-                        item.wait()
+                        _wait(item)
                     else:
                         self._stopped(item)
                         for close in (getattr(source, "close", _nothing), self._stream.close):
@@ -450,7 +450,7 @@ class _AsyncMetered(_Metered):
                     if isinstance(item, bytes):
                         yield item
                     elif not isinstance(item, Stop):
-                        await item
+                        await _await(item)
                     else:
                         self._stopped(item)
                         for close in (getattr(source, "aclose", _anothing), self._stream.aclose):
@@ -501,6 +501,23 @@ def _streams(library: Library) -> _Streams:
         type("MeteredStream", (_SyncMetered, library.SyncByteStream), {}),
         type("AsyncMeteredStream", (_AsyncMetered, library.AsyncByteStream), {}),
     )
+
+
+def _wait(ticket: Ticket) -> None:
+    """Until the ledger has decided. What it met meanwhile is for the flight to tell, never for the application."""
+    try:
+        ticket.wait()
+    except Exception:
+        if not ticket.done:
+            raise
+
+
+async def _await(ticket: Ticket) -> None:
+    try:
+        await ticket
+    except Exception:
+        if not ticket.done:
+            raise
 
 
 def _nothing() -> None: ...
