@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lava_middleware import Lava, bind_context
-from lava_middleware.errors import EXTENSION
+from lava_middleware.errors import EXTENSION, LedgerUnavailable
 from lava_middleware.ids import now_us
-from lava_middleware.ledger.ticket import LedgerUnavailable
 
 from .kit import CHAT, aclient_of, chat, client_of, credits, lava_at
 

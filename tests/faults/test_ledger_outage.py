@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from lava_middleware import Lava, LedgerUnavailable, denied
-from lava_middleware.ledger.ticket import LedgerUnavailable
 from lava_middleware.testing import Barrier, FakeProvider, Script
 from tests.ledger.replay import check_journal
 
