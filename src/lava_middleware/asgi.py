@@ -6,32 +6,20 @@ websocket passes untouched.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias
-from uuid import UUID
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from . import context
-from .context import Binding, Identity, Unbilled, checked_id
-from .errors import ConfigurationError, Denied, denied, logger, say_once
+from . import adapter, context
+from .adapter import BINDING_KEY, Customer
+from .context import Binding, Identity, Unbilled
 from .ids import new_id
-from .inbound import Problem, problem
+from .inbound import Problem
 
 if TYPE_CHECKING:
     from .lava import Lava
-
-Customer: TypeAlias = "Callable[[Any], str | Unbilled | context.Override | None]"
-"""customer=: given the starlette Request (or WebSocket), whoever pays; None: nobody is known."""
-
-STABLE_IDS = ("identity", "pk", "id")
-"""Where a user object keeps an id that never changes hands, best first. Never a user name, display name or address:
-they can be given up by one person and taken by another."""
-
-SCOPE_KEY = "lava_middleware.binding"
 
 STARTED = frozenset({"http.response.start", "websocket.accept", "websocket.close", "websocket.http.response.start"})
 """After one of these messages the status is spent."""
@@ -54,24 +42,12 @@ class LavaMiddleware:
     def __init__(
         self, app: ASGIApp, /, lava: Lava | None = None, customer: Customer | None = None, **settings: Any
     ) -> None:
-        if lava is not None and settings:
-            raise ConfigurationError(
-                f"{', '.join(settings)}: settings belong to the Lava that is passed as lava=; give them to Lava(...)"
-            )
-        if customer is not None:
-            _check_plain(customer)
-        if lava is None:
-            from .lava import Lava
-
-            lava = Lava.from_env(**settings)
         self.app = app
-        self.lava = lava
+        self.lava = adapter.ready(lava, customer, settings)
         self._customer = customer
-        if context.default() in (None, lava):  # another default has instrumented this process already
-            lava.instrument()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or self._is_inner(scope):
+        if scope["type"] not in ("http", "websocket") or adapter.is_inner(scope, self.lava, self._customer):
             await self.app(scope, receive, send)
             return
         started = False
@@ -82,39 +58,23 @@ class LavaMiddleware:
                 started = True
             await send(message)
 
-        binding = scope[SCOPE_KEY] = Binding(self.lava, lambda: self._who(scope), request_id=new_id())
+        binding = scope[BINDING_KEY] = Binding(self.lava, lambda: self._who(scope), request_id=new_id())
         opened = context.open_request(binding)
         try:
             await self.app(scope, receive, watching)
         except Exception as error:
-            decision = None if started else denied(error)
-            if decision is None:
+            answer = None if started else adapter.refusal(error, binding, self.lava)
+            if answer is None:
                 raise
-            _tell_operator(decision, error)
-            await _answer(problem(decision, request_id=binding.request_id, settings=self.lava.settings), scope, send)
+            await _answer(answer, scope, send)
         finally:
             binding.end()
             context.close_request(opened)
 
-    def _is_inner(self, scope: Scope) -> bool:
-        """Added twice for the same Lava (by a mounted application, say): the outer one's Binding stays."""
-        outer = scope.get(SCOPE_KEY)
-        return self._customer is None and outer is not None and outer.lava is self.lava
-
     def _who(self, scope: Scope) -> Identity | Unbilled | None:
         if self._customer is None:
             return authenticated(scope)
-        return _answered(self._customer(_connection(scope)))
-
-
-def _check_plain(customer: Customer) -> None:
-    if not callable(customer):
-        raise ConfigurationError("customer= must be a function of the request, such as lambda request: request.user.id")
-    if inspect.iscoroutinefunction(customer) or inspect.iscoroutinefunction(getattr(customer, "__call__", None)):  # noqa: B004
-        raise ConfigurationError(
-            "customer= must be a plain function: it is called in whichever thread makes a provider call. "
-            "Await in a dependency or view, and call identify() there"
-        )
+        return adapter.asked(self._customer, _connection(scope))
 
 
 def _connection(scope: Scope) -> HTTPConnection:
@@ -129,54 +89,9 @@ async def _no_send(message: Message) -> None:
     raise RuntimeError("customer= cannot send messages")
 
 
-def _answered(found: object) -> Identity | Unbilled | None:
-    """What customer= returned. Raises IdError for what cannot be a customer: then nobody is bound."""
-    if found is None or isinstance(found, Unbilled):
-        return found
-    if isinstance(found, context.Override) and isinstance(found.who, Unbilled):
-        return found.who
-    if inspect.iscoroutine(found):
-        found.close()
-    return Identity(checked_id(found), "resolver")
-
-
 def authenticated(scope: Scope) -> Identity | None:
     """The user that the host's own authentication put into the scope, by an id that never changes hands."""
-    user = scope.get("user")
-    if user is None:
-        return None
-    known = getattr(user, "is_authenticated", False)
-    if callable(known):
-        known = known()
-    if known is not True:
-        return None
-    for name in STABLE_IDS:
-        try:
-            found = getattr(user, name, None)
-        except NotImplementedError:  # starlette's BaseUser
-            continue
-        if isinstance(found, int | UUID) and not isinstance(found, bool):
-            found = str(found)
-        if isinstance(found, str) and found:
-            return Identity(checked_id(found), "session")
-    return None
-
-
-def _tell_operator(decision: Denied, error: Exception) -> None:
-    """What the client's answer hides: a mistake of the application's."""
-    if decision.absent:
-        say_once("absent", "lava answered 403 customer_unknown: %s. This is said once per process.", decision.message)
-    for mistake in _leaves(error):
-        if denied(mistake, implied=False) is None:
-            logger.error("lava answered a refusal; this was raised while, or beside, it was handled", exc_info=mistake)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for one in error.exceptions:
-            yield from _leaves(one)
-    else:
-        yield error
+    return adapter.authenticated(scope.get("user"))
 
 
 async def _answer(answer: Problem, scope: Scope, send: Send) -> None:
