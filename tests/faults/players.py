@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lava_middleware import Lava, bind_context
+from lava_middleware.context import Binding, close_request, open_request
 from lava_middleware.errors import EXTENSION, LedgerUnavailable
-from lava_middleware.ids import now_us
+from lava_middleware.ids import new_id, now_us
 
 from .kit import CHAT, aclient_of, chat, client_of, credits, lava_at
 
@@ -163,6 +164,30 @@ def grant_once(ledger: str, customer: str, ticks: int, out: Any) -> None:
     with Lava(f"sqlite:///{ledger}") as lava:
         lava.grant(customer, credits(ticks), key="invoice-1")
     out.put(os.getpid())
+
+
+def call_until_killed(url: str, ledger: str, export: str, seed: int, ready: str, acknowledged: str) -> None:
+    """Calls and streams, one after another, of three customers; the id of each settlement that this process knows to be
+    in the ledger is told. It ends when it is killed."""
+    rng = random.Random(seed)
+    with lava_at(url.removeprefix("http://"), ledger, export_jsonl=export) as lava, client_of(url) as client:
+        tell(ready, "+")
+        while True:
+            binding = Binding(lava, None, request_id=new_id())
+            opened = open_request(binding)
+            with lava.charge_to(f"customer-{rng.randrange(3)}"):
+                if rng.random() < 0.4:
+                    client.post(CHAT, json=chat())
+                else:
+                    body = chat(400, stream=True)
+                    with client.stream("POST", CHAT, json=body) as response:
+                        for count, _ in enumerate(response.iter_raw()):
+                            if count > 30 and rng.random() < 0.02:
+                                break
+            close_request(opened)
+            # What is in here has been committed: the receipt of its append came back.
+            for record in binding._records:
+                tell(acknowledged, f"{record.id}\n")
 
 
 def keep_locked(ledger: str, gate: Any, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -19,7 +20,18 @@ from lava_middleware.testing import Barrier, FakeProvider, Script
 from tests.ledger.replay import check_journal
 
 from . import players
-from .kit import CHAT, FORKSERVER, chat, client_of, eventually, kinds, lava_at, nothing_is_held, run_processes
+from .kit import (
+    CHAT,
+    FORKSERVER,
+    aclient_of,
+    chat,
+    client_of,
+    eventually,
+    kinds,
+    lava_at,
+    nothing_is_held,
+    run_processes,
+)
 from .players import fill, make_room
 
 
@@ -79,6 +91,57 @@ def test_a_ledger_locked_for_three_seconds_refuses_calls_and_loses_no_settlement
             eventually(lambda: kinds(lava, "acme") == ["granted", "held", "settled"])
             assert client.post(CHAT, json=chat()).status_code == 200
         eventually(lambda: nothing_is_held(lava, "acme"))
+        check_journal(lava.journal)
+
+
+def test_a_task_is_refused_by_a_locked_ledger_as_a_thread_is(ledger: Path) -> None:
+    """T27: what the ledger met while the task waited is an answer too, never an exception of ours."""
+
+    async def main() -> tuple[int, bytes]:
+        async with aclient_of(provider) as client:
+            refused = await client.post(CHAT, json=chat())
+            async with client.stream("POST", CHAT, json=chat(stream=True)) as response:
+                await response.aread()
+        return refused.status_code, response.content
+
+    with FakeProvider() as provider, lava_at(provider, ledger) as lava:
+        lava.grant("acme", "5")
+        lava.ledger._deadline_s = 0.2
+        assert lava.ledger.owner, "it has said who it is before"
+        with lava.charge_to("acme"), locked_by_another_process(ledger, 1.0):
+            status, streamed = asyncio.run(main())
+        assert status == 429
+        assert b"ledger_unavailable" in streamed
+        assert provider.count == 0
+        check_journal(lava.journal)
+
+
+def test_a_stream_whose_ledger_is_locked_in_the_middle_ends_cleanly(ledger: Path) -> None:
+    """T3, T27: in both colours the wait for more credit ends in a cut, not in an exception."""
+    script = Script(output_tokens=900, tokens_per_chunk=10, chunk_delay_s=0.01)
+
+    async def read() -> bytes:
+        body = chat(1000, stream=True)
+        async with aclient_of(provider) as client, client.stream("POST", CHAT, json=body) as response:
+            return b"".join([data async for data in response.aiter_raw()])
+
+    def read_in_thread() -> bytes:
+        with client_of(provider) as client, client.stream("POST", CHAT, json=chat(1000, stream=True)) as response:
+            return b"".join(response.iter_raw())
+
+    with FakeProvider(script) as provider, lava_at(provider, ledger) as lava:
+        lava.grant("acme", "5")
+        lava.ledger._deadline_s = 0.3
+        with lava.charge_to("acme"):
+            running = in_thread(read_in_thread), in_thread(lambda: asyncio.run(read()))
+            provider.wait_until(lambda one: one.count == 2)
+            with locked_by_another_process(ledger, 1.5):
+                bodies = [wait() for wait in running]
+        for body in bodies:
+            assert b'"finish_reason":"length"' in body
+            assert b"ledger_unavailable" in body
+        eventually(lambda: nothing_is_held(lava, "acme"))
+        assert len(list(lava.records("acme"))) == 2
         check_journal(lava.journal)
 
 

@@ -12,7 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -53,10 +53,10 @@ LARGEST_TAIL: Final = 65_536
 class Plan:
     """What was found out about a request before anybody was asked for money. Immutable: a flight only reads it."""
 
-    customer: str
+    customer: str = field(repr=False)
     dialect: Dialect
     intent: Intent
-    body: Mapping[str, Any]
+    body: Mapping[str, Any] = field(repr=False)
     family: str
     estimate: Estimate
     """Of the input."""
@@ -718,9 +718,7 @@ class Flight:
         else:
             absorb = lava.settings.overrun == "absorb"
             forgive = lava.settings.mode == "observe"
-            command = Settle(
-                facts.id, charge, input_tokens, output_tokens, cause=cause, absorb=absorb, forgive=forgive
-            )
+            command = Settle(facts.id, charge, input_tokens, output_tokens, cause=cause, absorb=absorb, forgive=forgive)
         over = partial(lava.ledger.sent_over, facts.id, owed=True) if self._beside else None
         lava.post(self._plan.customer, command, facts.to_json(), binding=self._plan.binding, then=over)
 

@@ -103,7 +103,7 @@ class Departure:
     """How a request goes out, or why it does not."""
 
     refusal: Answer | None = None
-    content: bytes | None = None
+    content: bytes | None = field(default=None, repr=False)
     """Replaces the body."""
     headers: Mapping[str, str | None] = field(default_factory=dict)
     """Set, or removed with None."""
@@ -113,7 +113,7 @@ class Departure:
 class Stop:
     """The stream ends here: close upstream, pass `data` on, then raise `error` or end."""
 
-    data: bytes | None = None
+    data: bytes | None = field(default=None, repr=False)
     error: Exception | None = None
 
 
