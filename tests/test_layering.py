@@ -32,11 +32,15 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 PROGRAMS = ("cli", "demo", "testing", "replay", "__main__")
 """What is run, not imported: only these import one another."""
+RUNS_PROGRAMS = "django/management/commands/"
+"""A command of manage.py is a program too."""
 
 RUNTIME = ("cachetools", "httpx", "opentelemetry", "pydantic", "starlette")
 """The dependencies of design §3. Of opentelemetry only the API."""
 IF_THERE = {("ledger/ticket.py", "sniffio"), ("ledger/ticket.py", "trio")}
 """(file, package): asked only when another package has brought it along, to know which event loop is running."""
+COMES_WITH = {"asgiref": "django", "werkzeug": "flask"}
+"""Package → the optional one that brings it along, and whose module may use it too."""
 NOT_IN_CORE = {
     "asyncio",
     "io",
@@ -124,7 +128,7 @@ def _violations(file: Path) -> Iterator[str]:
             continue
         if allowed is not None and part not in allowed:
             yield f"{found}, but {own} may import only {', '.join(allowed) or 'itself'}"
-        elif part in PROGRAMS and own not in PROGRAMS:
+        elif part in PROGRAMS and own not in PROGRAMS and RUNS_PROGRAMS not in file.as_posix():
             yield f"{found}, which is a program"
 
 
@@ -158,6 +162,7 @@ def test_an_optional_package_is_imported_only_in_the_module_named_after_it(file:
         return
     for found in _imports(file):
         top = found.module.split(".")[0]
+        top = COMES_WITH.get(top, top)
         optional = top not in (*sys.stdlib_module_names, *RUNTIME, PACKAGE)
         named_after_it = file.stem == top or top in file.relative_to(SOURCE).parts
         if (file.relative_to(SOURCE).as_posix(), top) in IF_THERE:
@@ -187,8 +192,10 @@ OPTIONAL = {
     "aiohttp",
     "requests",
     "botocore",
+    "asgiref",
     "django",
     "flask",
+    "werkzeug",
     "psycopg",
     "celery",
     "trio",
@@ -216,3 +223,9 @@ def test_the_package_imports_with_none_of_the_extras() -> None:
 def test_all_public_names_can_be_used_with_none_of_the_extras() -> None:
     done = _run("import lava_middleware as l\nfor name in l.__all__: getattr(l, name)\nl.Lava('memory://').close()")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("module", "extra"), [("django", "Django"), ("flask", "Flask")])
+def test_a_framework_that_is_not_installed_is_named_with_the_line_that_installs_it(module: str, extra: str) -> None:
+    done = _run(f"import lava_middleware.{module}")
+    assert f"lava_middleware.{module} needs {extra}: pip install 'lava-middleware[{module}]'" in done.stderr

@@ -11,6 +11,7 @@ NAMES = {
     # what one configures and installs
     "Lava",
     "LavaMiddleware",
+    "LavaWSGIMiddleware",
     "LavaTransport",
     "AsyncLavaTransport",
     # who pays
@@ -45,7 +46,7 @@ NAMES = {
     "IdError",
     "TermsError",
 }
-LATER = {"LavaWSGIMiddleware", "run", "Quote"}
+LATER = {"run", "Quote"}
 """Of the design's list, these come with later releases."""
 
 

@@ -33,6 +33,7 @@ from .errors import (
 )
 from .lava import Lava
 from .transport.httpx import AsyncLavaTransport, LavaTransport
+from .wsgi import LavaWSGIMiddleware
 
 __all__ = [
     "AlreadyBound",
@@ -51,6 +52,7 @@ __all__ = [
     "LavaError",
     "LavaMiddleware",
     "LavaTransport",
+    "LavaWSGIMiddleware",
     "LedgerUnavailable",
     "LimitReached",
     "NotBound",

@@ -60,12 +60,12 @@ class Body(Generic[T]):
         self._step: Callable[[], T] | None = None
 
     def __iter__(self) -> Body[T]:
-        if self._step is None:
-            self._step = self._kept.run(iter, self._body).__next__
         return self
 
     def __next__(self) -> T:
-        return self._kept.run(self._step or iter(self).__next__)
+        if self._step is None:
+            self._step = self._kept.run(iter, self._body).__next__
+        return self._kept.run(self._step)
 
     def close(self) -> None:
         """Close the body, if it can be closed."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, assert_type
+from typing import TYPE_CHECKING, Any, assert_type
 
 import httpx
 from starlette.applications import Starlette
@@ -29,6 +29,7 @@ from lava_middleware import (
     LavaError,
     LavaMiddleware,
     LavaTransport,
+    LavaWSGIMiddleware,
     LedgerUnavailable,
     LimitReached,
     NotBound,
@@ -47,6 +48,9 @@ from lava_middleware import (
     unbilled,
 )
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
 
 def configured() -> Lava:
     Lava.from_env(mode="observe")
@@ -58,6 +62,12 @@ def installed(lava: Lava) -> Starlette:
     app.add_middleware(LavaMiddleware)
     app.add_middleware(LavaMiddleware, lava=lava, customer=by_session)
     return app
+
+
+def installed_around_wsgi(lava: Lava, app: WSGIApplication) -> WSGIApplication:
+    app = LavaWSGIMiddleware(app)
+    app = LavaWSGIMiddleware(app, mode="observe")
+    return LavaWSGIMiddleware(app, lava=lava, customer=lambda environ: None)
 
 
 def by_session(request: Request) -> str | None:
