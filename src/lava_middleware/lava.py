@@ -285,11 +285,18 @@ class Lava:
 
     # What flights need -----------------------------------------------------------------------------------------------
 
-    def opened(self, flight: Flight) -> None:
-        self._open[id(flight)] = flight
+    def awake(self) -> None:
+        """This process serves: start what works beside the calls, in the processes that a server forks too.
+
+        Exporters catch up on what earlier processes left. Costs next to nothing when they run already.
+        """
         self._chores.start()
         for follower in self._followers:
             follower.wake()
+
+    def opened(self, flight: Flight) -> None:
+        self._open[id(flight)] = flight
+        self.awake()
 
     def closed(self, flight: Flight) -> None:
         self._open.pop(id(flight), None)

@@ -24,6 +24,8 @@ class FakeLava:
     def instrument(self) -> None:
         self.instrumented += 1
 
+    def awake(self) -> None: ...
+
     def balance(self, customer: str) -> Any:
         return SimpleNamespace(available=Amount.of("5.00"))
 
