@@ -300,6 +300,8 @@ OpenRequest: TypeAlias = "tuple[Token[Binding | None], Token[_Frame | None]]"
 
 def open_request(binding: Binding) -> OpenRequest:
     """Enter a request: for the web adapters. Frames of whoever started the server do not reach into it."""
+    if binding.lava is not None:
+        binding.lava.awake()
     return _binding.set(binding), _frame.set(None)
 
 
