@@ -132,7 +132,7 @@ def stream_all(url: str, ledger: str, customer: str, calls: int, clock_shift_us:
     """So many streamed calls at once, half in threads and half in tasks; (status, headers, tokens) of each."""
     answers: list[tuple[int, dict[str, str], int]] = []
     host = url.removeprefix("http://")
-    with lava_at(host, ledger, clock=lambda: now_us() + clock_shift_us, hold_wait_s=0.5) as lava:
+    with lava_at(host, ledger, clock=lambda: now_us() + clock_shift_us, hold_wait_s=0.1) as lava:
 
         async def tasks() -> None:
             async def one(client: Any) -> None:

@@ -182,6 +182,29 @@ def test_a_stream_that_cannot_ask_for_more_ends_cleanly_and_is_billed(ledger: Pa
         check_journal(lava.journal)
 
 
+def test_a_task_cancelled_while_a_locked_ledger_decides_leaves_no_hold(ledger: Path) -> None:
+    """T45: whoever answers the authorize gives the hold back; nothing was sent."""
+
+    async def main() -> None:
+        async with aclient_of(provider) as client:
+            task = asyncio.create_task(client.post(CHAT, json=chat()))
+            await asyncio.sleep(0.2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    with FakeProvider() as provider, lava_at(provider, ledger) as lava:
+        lava.grant("acme", "5")
+        assert lava.ledger.owner
+        with lava.charge_to("acme"), locked_by_another_process(ledger, 0.6):
+            asyncio.run(main())
+        time.sleep(0.1)
+        eventually(lambda: nothing_is_held(lava, "acme"))
+        assert provider.count == 0
+        assert lava.balance("acme").available.ticks == 50_000_000_000
+        check_journal(lava.journal)
+
+
 # Full -----------------------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +275,26 @@ def test_with_policy_open_a_call_passes_and_is_recorded_when_the_ledger_is_back(
         assert record.facts["unheld"] == "ledger_unavailable"
         assert record.usage.output_tokens == 40
         assert kinds(lava, "acme").count("reported") == 1
+        check_journal(lava.journal)
+
+
+def test_with_policy_open_a_stream_goes_on_beyond_its_hold_and_says_so(ledger: Path) -> None:
+    """T27, G5: it was held; what it used above that is an overrun with its cause."""
+    script = Script(output_tokens=900, tokens_per_chunk=10)
+    with FakeProvider(script) as provider, lava_at(provider, ledger, on_ledger_outage="open") as lava:
+        lava.grant("acme", "5")
+        body = chat(1000, stream=True)
+        with client_of(provider) as client, lava.charge_to("acme"), client.stream("POST", CHAT, json=body) as response:
+            chunks = response.iter_raw()
+            got = next(chunks)
+            fill(lava)
+            got += b"".join(chunks)
+        assert b'"finish_reason":"stop"' in got
+        make_room(lava)
+        eventually(lambda: nothing_is_held(lava, "acme"))
+        (record,) = lava.records("acme")
+        assert (record.kind, record.usage.output_tokens, record.overrun_cause) == ("settled", 900, "unheld")
+        assert record.overrun.ticks > 0
         check_journal(lava.journal)
 
 

@@ -16,6 +16,7 @@ import pytest
 from lava_middleware import Lava, charge_to, denied
 from lava_middleware.core.money import AmountError
 from lava_middleware.errors import EXTENSION, ConfigurationError, Denied, IdError
+from lava_middleware.providers.table import KNOWN_OTHER_HOSTS
 from lava_middleware.testing import FakeProvider
 from tests.faults.kit import CHAT, MESSAGES, MODEL, chat, client_of, kinds, lava_at, nothing_is_held
 
@@ -108,6 +109,26 @@ def test_an_unknown_model_is_refused_with_what_to_do(world: World) -> None:
     assert world.provider.count == 0
 
 
+def test_in_mode_observe_what_cannot_be_read_passes_as_it_is_and_is_counted() -> None:
+    """T4: a team looks first; nothing is refused, and the doctor shows what would have been."""
+    with (
+        FakeProvider(keep_bodies=True) as provider,
+        lava_at(provider, mode="observe") as lava,
+        client_of(provider) as client,
+        lava.charge_to("acme"),
+    ):
+        for content in (b'{"model": "plain-mo', b"\xff\xfe", b"[1]", json.dumps({"model": "unknown"}).encode(), b""):
+            client.post(CHAT, content=content)
+            assert (provider.requests[-1].body or b"") == content
+        client.post("/v1/images/generations", content=b"{}")
+        lava._do_chores()
+        reasons = {reason for _, reason, *_ in lava.journal.bumps()}
+        assert "would_refuse:request_unreadable" in reasons
+        assert "would_refuse:endpoint_unmetered:images" in reasons
+        assert nothing_is_held(lava, "acme")
+        assert all(record.charge.ticks == 0 for record in lava.records("acme"))
+
+
 @pytest.mark.parametrize("path", ["/v1/batches", "/v1/images/generations", "/v1/nothing/like/this", "/", "/v1/../x"])
 def test_a_path_that_nobody_meters_on_a_known_host_is_refused(world: World, path: str) -> None:
     """T4: a policy, refused by default."""
@@ -117,9 +138,10 @@ def test_a_path_that_nobody_meters_on_a_known_host_is_refused(world: World, path
     assert world.provider.count == 0
 
 
-@pytest.mark.parametrize(
-    "host", ["api.mistral.ai", "API.COHERE.COM", "openrouter.ai.", "generativelanguage.googleapis.com:443"]
-)
+NOT_METERED = [host for host in sorted(KNOWN_OTHER_HOSTS) if "*" not in host][::9]
+
+
+@pytest.mark.parametrize("host", [spelt for host in NOT_METERED for spelt in (host, host.upper(), f"{host}.:443")])
 def test_a_known_provider_without_a_row_is_refused(world: World, host: str) -> None:
     """T4: the other doors."""
     reached: list[Any] = []
