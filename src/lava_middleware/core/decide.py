@@ -212,7 +212,7 @@ def _extend(account: Account, command: Extend, now: int, found: Found) -> Decisi
 
 def _rooms(account: Account, now: int) -> list[tuple[Limit, int, int]]:
     """(limit, what is left of it, end of its window) for every limit in force."""
-    rooms = []
+    rooms: list[tuple[Limit, int, int]] = []
     for limit in account.terms.limits:
         window, ends = window_of(limit, now)
         counter = account.counters.get((limit.name, window))
@@ -232,6 +232,8 @@ def _needs(limit: Limit, input_tokens: int) -> tuple[int, int]:
 
 def _counted(account: Account, now: int, input_tokens: int, output_tokens: int, *, requests: int) -> Counts:
     """What a call adds to each limit in force, in the window of now."""
+    if not account.terms.limits:
+        return ()
     quantities = {
         "tokens": input_tokens + output_tokens,
         "input_tokens": input_tokens,
@@ -307,10 +309,10 @@ def _settle(account: Account, command: Settle, now: int, found: Found) -> Decisi
         Settled(
             hold=command.hold,
             charge=charge,
-            draws=joined(own, more),
+            draws=joined(own, more) if more else own,
             debt=debt,
             overrun=overrun,
-            cause=command.cause if overrun or any(quantity for *_, quantity in over) else None,
+            cause=command.cause if overrun or over else None,
             absorbed=absorbed,
             repaid=repaid,
             counts=counts,
@@ -343,6 +345,8 @@ def _fill(account: Account, hold: Hold, command: Settle, now: int) -> tuple[Coun
 
     Limits that were set after the hold was made do not count it.
     """
+    if not hold.counts:
+        return (), ()
     units = {limit.name: limit.unit for limit in account.terms.limits}
     tokens = command.input_tokens + command.output_tokens
     quantities = {
@@ -476,12 +480,12 @@ def _set_terms(account: Account, command: SetTerms, now: int, found: Found) -> D
 
 def _lapsed(account: Account, now: int) -> Lapsed | None:
     """What expired grants have left and no hold has reserved: nobody can draw it any more, so it is written off."""
-    dead = tuple(
+    dead = [
         (credit.grant, credit.free)
         for credit in account.credits
         if credit.expires is not None and credit.expires <= now and credit.free > 0
-    )
-    return Lapsed(dead) if dead else None
+    ]
+    return Lapsed(tuple(dead)) if dead else None
 
 
 def _only(kind: type[Any], found: Sequence[Event]) -> Any:

@@ -14,10 +14,10 @@ def draw(account: Account, amount: Ticks, now: int, released: Mapping[int, Ticks
 
     `released` is credit that the same event frees: grant → ticks.
     """
+    if amount <= 0:
+        return (), 0
     draws = []
     for credit in account.credits:
-        if amount <= 0:
-            break
         if not credit.alive(now):
             continue
         free = credit.remaining - credit.reserved + (released.get(credit.grant, 0) if released else 0)
@@ -25,7 +25,9 @@ def draw(account: Account, amount: Ticks, now: int, released: Mapping[int, Ticks
             taken = min(free, amount)
             draws.append((credit.grant, taken))
             amount -= taken
-    return tuple(draws), max(amount, 0)
+            if not amount:
+                break
+    return tuple(draws), amount
 
 
 def split(draws: Draws, amount: Ticks) -> tuple[Draws, Mapping[int, Ticks]]:

@@ -61,12 +61,14 @@ class Source(Protocol):
 class Connection:
     """One SQLite connection and the lock under which one thread at a time uses it. It is opened when first used."""
 
-    __slots__ = ("_alone", "_source", "lock", "raw")
+    __slots__ = ("_alone", "_cursor", "_source", "lock", "raw")
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self.lock = threading.Lock()
         self.raw: sqlite3.Connection | None = None
+        self._cursor: sqlite3.Cursor | None = None
+        """Of `raw`, or of one before it: a new cursor for every statement would cost more than its parameters."""
         self._alone: int | None = None
         """The thread that is in `exclusive` and has the lock."""
 
@@ -75,7 +77,7 @@ class Connection:
 
         Raises UniqueViolation, NullViolation, Busy, JournalUnavailable; then it changed nothing.
         """
-        if self._alone == threading.get_ident():
+        if self._alone is not None and self._alone == threading.get_ident():
             return self._execute(sql, parameters).lastrowid or 0
         with self.lock:
             last = self._execute(sql, parameters).lastrowid
@@ -99,7 +101,10 @@ class Connection:
     def _execute(self, sql: str, parameters: Sequence[Any]) -> sqlite3.Cursor:
         self._source.ensure_usable()
         try:
-            return (self.raw or self._open()).execute(sql, parameters)
+            raw, cursor = self.raw or self._open(), self._cursor
+            if cursor is None or cursor.connection is not raw:
+                cursor = self._cursor = raw.cursor()
+            return cursor.execute(sql, parameters)
         except sqlite3.Error as error:
             raise self._translated(error) from error
 
@@ -132,14 +137,14 @@ class Connection:
 
     def close(self) -> None:
         """Close it; the next use opens another. The caller holds the lock."""
-        raw, self.raw = self.raw, None
+        raw, self.raw, self._cursor = self.raw, None, None
         if raw is not None:
             raw.close()
 
     def forget(self) -> None:
         """In a forked child: the connection is the parent's, and so is whoever held the lock."""
         self.lock = threading.Lock()
-        self._alone = None
+        self._alone = self._cursor = None
         if self.raw is not None:
             _ABANDONED.append(self.raw)
             self.raw = None

@@ -8,7 +8,6 @@ import threading
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from .journal import Entry, JournalUnavailable, Outcome, OwnerMark, Snapshot, check_consecutive
 
@@ -45,7 +44,7 @@ class MemoryJournal:
             if version != len(lines) or self._repeats_key(entries):
                 return Outcome.CONFLICT, 0
             for entry in entries:
-                self._add(replace(entry, seq=len(self._all) + 1))
+                self._add(entry._replace(seq=len(self._all) + 1))
             return Outcome.APPENDED, len(self._all)
 
     def _repeats_key(self, entries: Sequence[Entry]) -> bool:
@@ -55,7 +54,7 @@ class MemoryJournal:
     def _add(self, entry: Entry) -> None:
         self._all.append(entry)
         self._accounts.setdefault(entry.account, []).append(entry)
-        self._tails.setdefault(entry.account, []).append(entry if entry.record is None else replace(entry, record=None))
+        self._tails.setdefault(entry.account, []).append(entry if entry.record is None else entry._replace(record=None))
         if entry.key is not None:
             self._keys[entry.account, entry.key] = entry
 
