@@ -1,0 +1,24 @@
+"""Settings of the Django site that the tests serve. The ledger and the provider come from LAVA_* variables."""
+
+from __future__ import annotations
+
+DEBUG = False
+SECRET_KEY = "of the tests"
+ALLOWED_HOSTS = ["*"]
+ROOT_URLCONF = "tests.frameworks.sites.django_site"
+WSGI_APPLICATION = "tests.frameworks.sites.django_site.wsgi"
+INSTALLED_APPS = ["lava_middleware.django"]
+MIDDLEWARE = [
+    "tests.frameworks.sites.django_site.authentication",
+    "lava_middleware.django.LavaMiddleware",
+    "django.middleware.common.CommonMiddleware",
+]
+DATABASES: dict[str, object] = {}
+USE_TZ = True
+LAVA: dict[str, object] = {}
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "loggers": {"django": {"handlers": ["console"], "level": "WARNING", "propagate": False}},
+}
