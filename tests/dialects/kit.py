@@ -11,15 +11,42 @@ from typing import Any
 from lava_middleware.core.intent import Intent
 from lava_middleware.core.usage import Reading
 from lava_middleware.dialects.dialect import BodyMeter, Dialect, Refusal, StreamMeter
-from lava_middleware.providers.table import CHAT, EMBEDDINGS, MESSAGES, RESPONSES
+from lava_middleware.providers.spoken import (
+    CHAT,
+    COMPLETIONS,
+    EMBED_CONTENT,
+    EMBEDDINGS,
+    FIM,
+    GENERATE,
+    GENERATE_STREAM,
+    MESSAGES,
+    RESPONSES,
+)
 
 BODIES = Path(__file__).parent / "bodies"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((BODIES / "expected.json").read_text(encoding="utf-8"))
 """What our own bodies say, by file name."""
 
-DIALECTS: dict[str, Dialect] = {one.name: one for one in (CHAT, RESPONSES, EMBEDDINGS, MESSAGES)}
+ALL = (CHAT, COMPLETIONS, FIM, RESPONSES, EMBEDDINGS, MESSAGES, GENERATE, GENERATE_STREAM, EMBED_CONTENT)
+DIALECTS: dict[str, Dialect] = {one.name: one for one in ALL}
 TOTALS = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
-ENDPOINTS = {"chat.completions": CHAT, "responses": RESPONSES, "embeddings": EMBEDDINGS, "messages": MESSAGES}
+ENDPOINTS: dict[str, Dialect] = {
+    "chat.completions": CHAT,
+    "completions": COMPLETIONS,
+    "fim.completions": FIM,
+    "agents.completions": CHAT,
+    "responses": RESPONSES,
+    "embeddings": EMBEDDINGS,
+    "messages": MESSAGES,
+    "rawPredict": MESSAGES,
+    "streamRawPredict": MESSAGES,
+    "generateContent": GENERATE,
+    "streamGenerateContent": GENERATE_STREAM,
+    "embedContent": EMBED_CONTENT,
+    "batchEmbedContents": EMBED_CONTENT,
+}
+STREAMED = (".sse", ".array")
+"""How the names of our own bodies end that are streams: server-sent events, or an array that grows."""
 
 REFUSAL = Refusal(402, "insufficient_credit", "no credit left", None, {"record": "r1"})
 
@@ -88,7 +115,7 @@ def in_two(raw: bytes, at: int) -> list[bytes]:
 def near_borders(raw: bytes, within: int = 2) -> list[int]:
     """Every cut at most `within` bytes from the end of an event."""
     cuts = set()
-    for border in (b"\n\n", b"\r\n\r\n"):
+    for border in (b"\n\n", b"\r\n\r\n", b"}\n,\r\n", b"},"):
         at = raw.find(border)
         while at >= 0:
             end = at + len(border)

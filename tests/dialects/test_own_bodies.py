@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from .kit import BODIES, DIALECTS, EXPECTED, body, figures, in_two, near_borders, one_by_one, read, stream, totals
+from .kit import BODIES, DIALECTS, EXPECTED, STREAMED, body, figures, in_two, near_borders, one_by_one, read, stream, totals
 
 NAMES = sorted(EXPECTED)
-STREAMS = [name for name in NAMES if name.endswith(".sse")]
+STREAMS = [name for name in NAMES if name.endswith(STREAMED)]
+EVENTS = [name for name in STREAMS if name.endswith(".sse")]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -57,7 +58,7 @@ def test_a_stream_without_its_last_blank_line_is_read_to_its_end(name: str) -> N
         assert read(dialect, raw.rstrip() + ending, streamed=True) == whole
 
 
-@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("name", EVENTS)
 @pytest.mark.parametrize("line_end", [b"\r\n", b"\r"])
 def test_line_ends_of_every_kind(name: str, line_end: bytes) -> None:
     """T30: a server may end lines with CRLF or CR."""

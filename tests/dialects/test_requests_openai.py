@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lava_middleware.dialects.media import Size, image_size
-from lava_middleware.providers.table import CHAT, CHAT_COMPATIBLE, CHAT_OF_AZURE, EMBEDDINGS, RESPONSES
+from lava_middleware.providers.spoken import CHAT, CHAT_COMPATIBLE, CHAT_OF_AZURE, EMBEDDINGS, RESPONSES
 
 
 def chat(**more: Any) -> Any:

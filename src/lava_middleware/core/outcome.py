@@ -50,13 +50,17 @@ def used(
     """What was used. `expected_input` is the estimate of the input before what was learned; `lesson` names the model.
 
     A final reading is the truth (basis "reported"). Else what it does say is kept and the output is counted from what
-    passed ("counted"); where nothing passed and nothing was said, the input is estimated ("estimated").
+    passed ("counted"); where nothing passed and nothing was said, the input is estimated ("estimated"). Input that a
+    final reading does not name (recorded of Gemini) is not zero: it is estimated too.
     """
     counted = output_tokens(content, extra_tokens, family).expected
     further = tuple((model, usage_of(one)) for model, one in others)
     totals = {name: getattr(reading, name) for name in TOTALS} if reading is not None else {}
     if reading is not None and final:
-        return Used(usage_of(reading), further, "reported", totals, counted)
+        known = usage_of(reading)
+        if reading.input_tokens is None:
+            known = known + Usage(input=learned.input_tokens(lesson, expected_input))
+        return Used(known, further, "reported", totals, counted)
     output = learned.output_tokens(lesson, counted)
     if reading is not None and reading.input_tokens is not None:
         known = usage_of(reading)

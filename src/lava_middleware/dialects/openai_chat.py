@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
 from ..core.intent import Intent
+from ..core.usage import Reading
 from .body import WholeBodyMeter
 from .dialect import Refusal
 from .gather import Gathered
@@ -17,7 +19,7 @@ from .jsons import count, mapping, sequence, text_or_none
 from .known import Known, reason_of
 from .openai_errors import lava_member, openai_refusal
 from .openai_request import cache_lifetime, cap_of, choices_of, gather_tools, media_parts, unreadable
-from .openai_usage import chat_usage
+from .openai_usage import asking_usage, chat_usage
 from .sse import is_event_stream
 from .stream import EventMeter, literal_end, sse
 from .thinking import hides_thoughts
@@ -46,7 +48,7 @@ class OpenAIChat:
     def read_request(self, body: Any, path_model: str | None) -> Intent:
         if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
             return unreadable(self.operation, path_model)
-        model = text_or_none(body.get("model")) or path_model
+        model = _model_of(body) or path_model
         gathered = Gathered()
         gathered.block(body["messages"], media_parts(model))
         gathered.unseen |= _refers_to_more(body)
@@ -71,7 +73,8 @@ class OpenAIChat:
             asks_usage=mapping(body.get("stream_options")).get("include_usage") is True,
             service_tier=text_or_none(body.get("service_tier")),
             cache_writes=cache_lifetime(body, gathered),
-            refuse=gathered.refuse,
+            # xAI answers a deferred request with an id; what it used shows when the result is fetched.
+            refuse="deferred completions" if body.get("deferred") is True else gathered.refuse,
         )
 
     def with_cap(self, body: Mapping[str, Any], output_tokens: int) -> dict[str, Any]:
@@ -90,7 +93,7 @@ class OpenAIChat:
     def asking_usage(self, body: Mapping[str, Any]) -> dict[str, Any]:
         if body.get("data_sources"):
             return dict(body)  # Azure refuses stream_options together with its "on your data"
-        return {**body, "stream_options": {**mapping(body.get("stream_options")), "include_usage": True}}
+        return asking_usage(body)
 
     def body_meter(self) -> ChatBodyMeter:
         return ChatBodyMeter()
@@ -112,10 +115,25 @@ def _refers_to_more(body: Mapping[str, Any]) -> bool:
     return any(isinstance(mapping(message).get("audio"), dict) for message in body["messages"])
 
 
+def _model_of(body: Mapping[str, Any]) -> str | None:
+    """The model; of OpenRouter's list of fallbacks the first."""
+    first = next(iter(sequence(body.get("models"))), None)
+    return text_or_none(body.get("model")) or text_or_none(first)
+
+
+_SEARCH_FIELDS = ("web_search_options", "search_parameters", "enable_search", "web_search")
+"""Members with which OpenAI, xAI, Alibaba and others are asked to search by themselves."""
+_SEARCHING_MODEL = re.compile(r"search-preview|search-api|compound|:online$|^(?:perplexity/)?sonar")
+
+
 def _searches(model: str | None, body: Mapping[str, Any]) -> bool:
     """Models and options with which the provider searches by itself."""
-    name = model or ""
-    return "web_search_options" in body or "search-preview" in name or "search-api" in name or "compound" in name
+    if any(body.get(field) not in (None, False) for field in _SEARCH_FIELDS):
+        return mapping(body.get("search_parameters")).get("mode") != "off"
+    plugins = (mapping(one).get("id") for one in sequence(body.get("plugins")))
+    venice = mapping(body.get("venice_parameters")).get("enable_web_search")
+    asked = "web" in plugins or venice not in (None, False, "off")
+    return asked or (body.get("disable_search") is not True and _SEARCHING_MODEL.search(model or "") is not None)
 
 
 class ChatBodyMeter(WholeBodyMeter):
@@ -123,19 +141,26 @@ class ChatBodyMeter(WholeBodyMeter):
 
     __slots__ = ()
 
+    def _said(self, choice: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a choice says, as a message."""
+        return mapping(choice.get("message"))
+
     def _whole(self, value: Mapping[str, Any]) -> None:
         self.name(value)
         self.error = bool(value.get("error")) and not value.get("choices")
         for choice in sequence(value.get("choices")):
             choice = mapping(choice)
             self.finish_reason = self.finish_reason or reason_of(choice.get("finish_reason"))
-            _hear(self, mapping(choice.get("message")), new=True)
+            _hear(self, self._said(choice), new=True)
         self.reading = chat_usage(_usage_of(value))
         self.reading_final = self.reading is not None
 
 
 class ChatStreamMeter(EventMeter):
     """A streamed chat completion."""
+
+    EMPTY: ClassVar[Mapping[str, Any]] = {"id": "chatcmpl-lava", "object": "chat.completion.chunk"}
+    """What a chunk is called before the provider's own has said so."""
 
     __slots__ = (
         "_choices",
@@ -190,12 +215,26 @@ class ChatStreamMeter(EventMeter):
             self._choice(mapping(one))
         usage = _usage_of(value)
         if usage and (reading := chat_usage(usage)) is not None:
-            self.reading, self.reading_final = reading, True  # cumulative or final, never to be added
-            self._hidden = self._hide_usage and not choices
-            if not choices and self._choices and all(one.finished for one in self._choices.values()):
-                self.finished = True
+            self._take_reading(reading, alone=not choices)
         elif len(choices) == 1 and not self.error:
             self._learn(mapping(choices[0]), raw)
+
+    def _take_reading(self, reading: Reading, *, alone: bool) -> None:
+        """Figures are cumulative or final, never to be added. In the middle of an answer, where Perplexity and
+        Databricks send them in every chunk, they are only a beginning, and a cost among them is not yet the cost."""
+        over = bool(self._choices) and all(one.finished for one in self._choices.values())
+        self.reading_final = alone or over
+        self.reading = reading if self.reading_final else replace(reading, cost_ticks=None)
+        self._hidden = self._hide_usage and alone
+        self.finished |= alone and over
+
+    def _said(self, choice: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a choice adds, as the part of a message."""
+        return mapping(choice.get("delta")) or mapping(choice.get("message"))
+
+    def _closing(self, index: int) -> dict[str, Any]:
+        """The choice that ends one which is still open."""
+        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": "length"}
 
     def _choice(self, choice: Mapping[str, Any]) -> None:
         index = count(choice.get("index")) or 0
@@ -204,8 +243,7 @@ class ChatStreamMeter(EventMeter):
             known = self._choices[index] = _Choice()
             if len(self._choices) > 1_024:
                 self._choices.clear()
-        delta = mapping(choice.get("delta")) or mapping(choice.get("message"))
-        spoken, called = _hear(self, delta, new=not known.begun)
+        spoken, called = _hear(self, self._said(choice), new=not known.begun)
         known.begun |= spoken
         known.in_tool_call |= called
         if (reason := reason_of(choice.get("finish_reason"))) is not None:
@@ -218,7 +256,7 @@ class ChatStreamMeter(EventMeter):
         self._tries += 1
         if self._lessons > 32 and self._hits < self._lessons:
             return  # its envelope changes all the time
-        key = _only_text(choice)
+        key = self._only_text(choice)
         if key is None or not raw.startswith(b"data:"):
             return
         opening = b'"%s":"' % key
@@ -234,18 +272,19 @@ class ChatStreamMeter(EventMeter):
         self._tail_open = padding >= 0
         self._prefix, self._tail = raw[:start], tail[: padding + 15] if padding >= 0 else tail
 
+    def _only_text(self, choice: Mapping[str, Any]) -> bytes | None:
+        """The key of the string that grows, if this choice has nothing else to say."""
+        return _only_text(choice)
+
     def ending(self, refusal: Refusal) -> bytes | None:
         self.measure()
         if self.in_tool_call or self._fragment:
             return None
-        envelope = {"id": "chatcmpl-lava", "object": "chat.completion.chunk", "created": 0, "model": self._intent.model}
-        envelope.update(self._envelope)
+        envelope = {**self.EMPTY, "created": 0, "model": self._intent.model, **self._envelope}
         open_choices = [index for index, one in self._choices.items() if not one.finished]
         if not self._choices:
             open_choices = list(range(min(self._intent.choices, 128)))
-        closing: list[dict[str, Any]] = [
-            {"index": index, "delta": {}, "logprobs": None, "finish_reason": "length"} for index in sorted(open_choices)
-        ]
+        closing = [self._closing(index) for index in sorted(open_choices)]
         events = [sse({**envelope, "choices": closing, "lava": lava_member(refusal)})] if closing else []
         if self._intent.asks_usage:
             events.append(sse({**envelope, "choices": [], "usage": self._usage_so_far(refusal)}))

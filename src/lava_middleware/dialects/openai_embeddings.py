@@ -15,7 +15,7 @@ from .gather import Gathered
 from .jsons import mapping, parsed, text_or_none
 from .openai_chat import ChatStreamMeter
 from .openai_errors import openai_refusal
-from .openai_request import media_parts, unreadable
+from .openai_request import gather_prompts, unreadable
 from .openai_usage import chat_usage
 from .sse import is_event_stream
 
@@ -34,7 +34,7 @@ class OpenAIEmbeddings:
             return unreadable(self.operation, path_model)
         model = text_or_none(body.get("model")) or path_model
         gathered = Gathered()
-        _gather_input(gathered, body["input"], model)
+        gather_prompts(gathered, body["input"], model)
         return Intent(
             operation=self.operation,
             model=model,
@@ -62,21 +62,6 @@ class OpenAIEmbeddings:
 
     def refusal(self, refusal: Refusal) -> bytes:
         return openai_refusal(refusal)
-
-
-def _gather_input(gathered: Gathered, given: object, model: str | None) -> None:
-    """A text, token ids, or a list of either. A token id is one token, whatever it would weigh as text."""
-    several = given if isinstance(given, list) else [given]
-    if several and all(isinstance(one, int) for one in several):
-        several = [several]
-    for one in several:
-        gathered.parts += 1
-        if isinstance(one, list) and all(isinstance(token, int) for token in one):
-            gathered.media_tokens += len(one)
-        elif isinstance(one, str):
-            gathered.text(one)
-        else:
-            gathered.block(one, media_parts(model))
 
 
 class EmbeddingsBodyMeter(WholeBodyMeter):

@@ -63,6 +63,22 @@ def media_parts(model: str | None) -> Mapping[str, Callable[[Gathered, Block], N
     }
 
 
+def gather_prompts(gathered: Gathered, given: object, model: str | None) -> int:
+    """A text, token ids, or a list of either; says how many. A token id is one token, whatever it weighs as text."""
+    several = given if isinstance(given, list) else [given]
+    if several and all(isinstance(one, int) for one in several):
+        several = [several]
+    for one in several:
+        gathered.parts += 1
+        if isinstance(one, list) and all(isinstance(token, int) for token in one):
+            gathered.media_tokens += len(one)
+        elif isinstance(one, str):
+            gathered.text(one)
+        else:
+            gathered.block(one, media_parts(model))
+    return len(several)
+
+
 def gather_tools(gathered: Gathered, tools: object) -> tuple[bool, bool]:
     """Count the declared tools. (functions are declared, the provider runs some of its own)."""
     functions = server = False

@@ -53,6 +53,11 @@ def chat_usage(usage: Mapping[str, Any], web_searches: int | None = None) -> Rea
     )
 
 
+def asking_usage(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the body that asks for a usage block at the end of the stream."""
+    return {**body, "stream_options": {**mapping(body.get("stream_options")), "include_usage": True}}
+
+
 def responses_usage(usage: Mapping[str, Any], web_searches: int | None = None) -> Reading | None:
     """The reading of a `usage` block of the responses API: the same figures under their other names."""
     return chat_usage(usage, web_searches)

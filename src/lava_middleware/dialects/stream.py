@@ -88,6 +88,14 @@ class EventMeter(Known):
         """`data: [DONE]` was seen."""
         self.finished = True
 
+    def _is_whole(self, event: bytes) -> bool:
+        """Whether an event is complete: it may come in pieces, or be the last of a body that just stops."""
+        return _is_ended(event) or _is_complete(event)
+
+    def _fields(self, event: bytes) -> tuple[bytes, bytes]:
+        """(name, data) of one event."""
+        return fields_of(event)
+
     # What the shell calls --------------------------------------------------------------------------------------------
 
     def split(self, data: bytes) -> list[bytes]:
@@ -147,7 +155,7 @@ class EventMeter(Known):
         whole, passed_on = event, bool(self._fragment)
         if passed_on:
             whole, self._fragment = self._fragment + event, b""
-        if not _is_ended(whole) and not _is_complete(whole):
+        if not self._is_whole(whole):
             self._fragment = whole if len(whole) <= LARGEST_FRAGMENT else b""
             return event
         if self._may_wait(whole):
@@ -171,7 +179,7 @@ class EventMeter(Known):
         if not self._pending:
             return
         pending, self._pending, self._pending_bytes = self._pending, [], 0
-        datas = [data for event in pending if (data := fields_of(event)[1])]
+        datas = [data for event in pending if (data := self._fields(event)[1])]
         together = parsed(b"[" + b",".join(datas) + b"]")
         if isinstance(together, list) and len(together) == len(datas) == len(pending):
             for event, value in zip(pending, together, strict=True):
@@ -181,7 +189,7 @@ class EventMeter(Known):
                 self._read(event, parsed)
 
     def _read(self, event: bytes, parse: Callable[[bytes], Any]) -> None:
-        name, data = fields_of(event)
+        name, data = self._fields(event)
         if not data and event.lstrip()[:1] == b"{":
             data = event  # an error as plain JSON under the content type of a stream
         if not data:

@@ -48,3 +48,22 @@ def claude_hides_thoughts(model: str | None, body: Mapping[str, Any]) -> bool:
     if kind is None:
         return not _CLAUDE_THINKS_ONLY_IF_ASKED.search(name)
     return thinking.get("display") == "omitted" or not _CLAUDE_SHOWS.search(name)
+
+
+_GEMINI_NEVER_THINKS = re.compile(
+    r"gemini-(?:1|2\.0)(?!.*thinking)|gemini-pro$|gemma-[123]|learnlm|-tts|2\.5-flash-image"
+)
+_GEMINI_THINKS_IF_ASKED = re.compile(r"2\.5-flash-lite")
+_GEMINI_MAY_STOP_THINKING = re.compile(r"2\.5-flash|flash-(?:lite-)?latest")
+"""https://ai.google.dev/gemini-api/docs/thinking#set-budget"""
+
+
+def gemini_hides_thoughts(model: str | None, config: Mapping[str, Any]) -> bool:
+    """Whether a Gemini request may spend output tokens that its stream does not show: all it shows is a summary."""
+    name = (model or "").lower()
+    if _GEMINI_NEVER_THINKS.search(name):
+        return False
+    budget = config.get("thinkingBudget", config.get("thinking_budget"))
+    if budget == 0 and _GEMINI_MAY_STOP_THINKING.search(name):
+        return False
+    return budget is not None or not _GEMINI_THINKS_IF_ASKED.search(name) or bool(config)

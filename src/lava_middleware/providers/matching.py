@@ -63,14 +63,18 @@ def host_matches(pattern: str, host: str) -> bool:
 class PathPattern:
     """A path pattern in segments. Case is ignored: providers differ, and a miss would be an open door."""
 
-    __slots__ = ("_head", "_model_at", "_tail")
+    __slots__ = ("_head", "_model_at", "_suffix", "_tail")
 
     def __init__(self, pattern: str) -> None:
-        segments = pattern.strip("/").lower().split("/")
-        self._model_at = segments.index("{model}") if "{model}" in segments else None
-        any_number = segments.index("**") if "**" in segments else None
-        self._head = segments[:any_number]
-        self._tail = None if any_number is None else segments[any_number + 1 :]
+        segments = [_Segment(one) for one in pattern.strip("/").lower().split("/")]
+        wide = next((at for at, one in enumerate(segments) if one.text == "**"), None)
+        self._head = segments[:wide]
+        self._tail = None if wide is None else segments[wide + 1 :]
+        model_at = next((at for at, one in enumerate(segments) if one.is_model), None)
+        # Behind `**` only its place from the end is known.
+        after = model_at is not None and wide is not None and model_at > wide
+        self._model_at = None if model_at is None else model_at - len(segments) if after else model_at
+        self._suffix = "" if model_at is None else segments[model_at].suffix
 
     def matches(self, path: list[str]) -> bool:
         """Whether it matches these segments, in lower case."""
@@ -83,11 +87,33 @@ class PathPattern:
 
     def model(self, path: list[str]) -> str | None:
         """What stands in the place of `{model}`."""
-        return None if self._model_at is None else path[self._model_at].replace(_SLASH_IN_SEGMENT, "/")
+        if self._model_at is None:
+            return None
+        named = path[self._model_at]
+        return named[: len(named) - len(self._suffix)].replace(_SLASH_IN_SEGMENT, "/")
 
 
-def _alike(pattern: list[str], segments: list[str]) -> bool:
-    return all(want in ("*", "{model}", got) for want, got in zip(pattern, segments, strict=False))
+class _Segment:
+    """One segment of a pattern: literal, or anything (`*`, `{model}`), or anything with a literal end."""
+
+    __slots__ = ("is_model", "suffix", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        wild = next((one for one in ("{model}", "*") if text.startswith(one) and text != "**"), None)
+        self.is_model = wild == "{model}"
+        self.suffix = "" if wild is None else text[len(wild) :]
+        if wild is not None:
+            self.text = ""
+
+    def fits(self, segment: str) -> bool:
+        if self.text:
+            return segment == self.text
+        return len(segment) > len(self.suffix) and segment.endswith(self.suffix)
+
+
+def _alike(pattern: list[_Segment], segments: list[str]) -> bool:
+    return all(want.fits(got) for want, got in zip(pattern, segments, strict=False))
 
 
 class Paths:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from ..dialects.dialect import Dialect
 
+RECORDED = "recorded"
+"""Real exchanges with it are in the recorded traffic that the tests read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -13,7 +16,8 @@ class Endpoint:
 
     methods: tuple[str, ...]
     path: str
-    """A pattern: literal segments, `*` for one segment, `{model}` for one that names the model, `**` for any number."""
+    """A pattern: literal segments, `*` for one segment, `{model}` for one that names the model (either may have a
+    literal end: `{model}:generateContent`), `**` for any number."""
     dialect: Dialect | None = None
     """How it is metered. None with `free`: nothing to bill. None without: not metered yet, refused by a money gate."""
     free: bool = False
@@ -52,6 +56,10 @@ class Row:
     """The cost it reports is believed."""
     prices_as: tuple[str, ...] = ()
     """Other providers' price lists to try, in order, after its own."""
+    evidence: str = ""
+    """How its format is known: RECORDED, or a page or release of the vendor with its date. Empty: it is not verified.
+    Its own hosts are then refused like any door that is not metered; an operator who has tried it names it in
+    `hosts`, and it is metered."""
 
 
 @dataclass(frozen=True, slots=True)

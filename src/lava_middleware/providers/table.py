@@ -1,4 +1,4 @@
-"""This file knows the providers, their endpoints, and which of them a request is for.
+"""This file knows which provider and which endpoint a request is for.
 
 A path that is missing on a host we know is an unknown door: it is refused under a money gate, never passed at zero.
 """
@@ -12,170 +12,35 @@ from types import MappingProxyType
 
 from cachetools import LRUCache
 
-from ..dialects.anthropic_messages import AnthropicMessages
-from ..dialects.dialect import Dialect
-from ..dialects.openai_chat import OpenAIChat
-from ..dialects.openai_embeddings import OpenAIEmbeddings
-from ..dialects.openai_responses import OpenAIResponses
+from . import rows
 from .matching import LONGEST_HOST, Hosts, Paths, normal_host, normal_path
 from .others import ROWS_WITHOUT_ENDPOINTS
 from .row import Endpoint, Match, Row
+from .rows import unlisted
+from .spoken import CHAT, EMBEDDINGS, MESSAGES, RESPONSES
 
-CHAT = OpenAIChat("max_completion_tokens")
-CHAT_OF_AZURE = OpenAIChat("by_model")
-CHAT_COMPATIBLE = OpenAIChat("max_tokens")
-RESPONSES = OpenAIResponses()
-EMBEDDINGS = OpenAIEmbeddings()
-MESSAGES = AnthropicMessages()
+__all__ = ["CHAT", "EMBEDDINGS", "KNOWN_OTHER_HOSTS", "MESSAGES", "RESPONSES", "ROWS", "UNVERIFIED"]
+__all__ += ["find", "find_by_path", "known_host"]
 
+ROWS: Mapping[str, Row] = MappingProxyType({row.name: row for row in reversed(rows.ROWS)})
+"""Providers by name, as operators write them in `hosts`; of several rows with one name the first."""
 
-def _metered(path: str, dialect: Dialect) -> Endpoint:
-    return Endpoint(("POST",), path, dialect, door=dialect.name)
-
-
-def _free(door: str, *paths: str) -> tuple[Endpoint, ...]:
-    """POSTs that cost nothing."""
-    return tuple(Endpoint(("POST",), path, free=True, door=door) for path in paths)
+UNVERIFIED: tuple[str, ...] = tuple(sorted({row.name for row in rows.ROWS if not row.evidence}))
+"""Providers whose format was neither recorded nor found on a dated page of theirs: refused by default."""
 
 
-def _door(door: str, *paths: str) -> tuple[Endpoint, ...]:
-    """Known, billable, and not metered yet."""
-    return tuple(Endpoint(("POST",), path, door=door) for path in paths)
-
-
-def _sockets(door: str, *paths: str) -> tuple[Endpoint, ...]:
-    """GETs that open a connection on which work is billed."""
-    return tuple(Endpoint(("GET",), path, door=door) for path in paths)
-
-
-_READING = (
-    Endpoint(("GET", "HEAD", "OPTIONS"), "/**", free=True, door="reading"),
-    Endpoint(("DELETE", "PUT", "PATCH"), "/**", free=True, door="management"),
-)
-"""Reading, renaming and deleting are not billed; a retrieval shows the usage of an earlier call, which was."""
-
-
-def _openai_like(prefix: str, chat: Dialect) -> tuple[Endpoint, ...]:
-    """The paths of OpenAI's API behind a prefix, as it and those who took over its format serve them."""
-
-    def at(*paths: str) -> tuple[str, ...]:
-        return tuple(prefix + path for path in paths)
-
-    return (
-        _metered(prefix + "/chat/completions", chat),
-        _metered(prefix + "/responses", RESPONSES),
-        _metered(prefix + "/embeddings", EMBEDDINGS),
-        *_free("moderations", *at("/moderations")),
-        *_free("files", *at("/files", "/uploads", "/uploads/*/parts", "/uploads/*/complete", "/uploads/*/cancel")),
-        *_free("token counting", *at("/responses/input_tokens")),
-        *_free("cancelling", *at("/responses/*/cancel", "/batches/*/cancel", "/evals/*/runs/*/cancel")),
-        *_free("stored completions", *at("/chat/completions/*")),
-        *_free("conversations", *at("/conversations", "/conversations/*", "/conversations/*/items")),
-        *_door("completions", *at("/completions")),
-        *_door("responses/compact", *at("/responses/compact")),
-        *_door("batches", *at("/batches")),
-        *_door("images", *at("/images/**")),
-        *_door("audio", *at("/audio/**")),
-        *_door("videos", *at("/videos", "/videos/**")),
-        *_door("realtime sessions", *at("/realtime/**", "/live/**")),
-        *_sockets("realtime", *at("/realtime", "/live", "/live/sessions/*/attach")),
-        *_sockets("responses over a socket", *at("/responses")),
-        *_door("fine-tuning", *at("/fine_tuning/jobs", "/fine_tuning/jobs/*/resume", "/fine_tuning/alpha/graders/run")),
-        *_free("fine-tuning", *at("/fine_tuning/jobs/*/cancel", "/fine_tuning/jobs/*/pause")),
-        *_free("fine-tuning", *at("/fine_tuning/checkpoints/*/permissions", "/fine_tuning/alpha/graders/validate")),
-        *_door("evals", *at("/evals/*/runs")),
-        *_free("evals", *at("/evals", "/evals/*")),
-        *_door("assistants runs", *at("/threads/runs", "/threads/*/runs", "/threads/*/runs/*/submit_tool_outputs")),
-        *_free("assistants", *at("/assistants", "/assistants/*", "/threads", "/threads/*", "/threads/*/runs/*")),
-        *_free("assistants", *at("/threads/*/messages", "/threads/*/messages/*", "/threads/*/runs/*/cancel")),
-        *_door("vector search", *at("/vector_stores/*/search")),
-        *_free("vector stores", *at("/vector_stores", "/vector_stores/*", "/vector_stores/*/files")),
-        *_free("vector stores", *at("/vector_stores/*/files/*", "/vector_stores/*/file_batches")),
-        *_free("vector stores", *at("/vector_stores/*/file_batches/*/cancel")),
-        *_door("containers", *at("/containers")),
-        *_free("containers", *at("/containers/*/files")),
-        *_free("skills", *at("/skills", "/skills/**")),
+def _as_doors(row: Row) -> Row:
+    """A row that is not verified, as its own hosts have it: nothing is metered there."""
+    endpoints = (
+        one if one.dialect is None else Endpoint(one.methods, one.path, door=f"{row.name}, not verified")
+        for one in row.endpoints
     )
+    return replace(row, endpoints=tuple(endpoints))
 
 
-OPENAI = Row(
-    name="openai",
-    hosts=("api.openai.com", "*.api.openai.com"),
-    endpoints=(
-        *_openai_like("/v1", CHAT),
-        *_free("administration", "/v1/organization/**", "/v1/projects/**", "/v1/traces/ingest"),
-        *_door("agents", "/v1/agents/**", "/v1/chatkit/**", "/v1/decisions", "/v1/decisions/**"),
-        *_READING,
-    ),
-    asks_usage=True,
-)
-
-AZURE_OPENAI = Row(
-    name="azure-openai",
-    hosts=("*.openai.azure.com", "*.openai.azure.us", "*.openai.azure.cn"),
-    endpoints=(
-        _metered("/openai/deployments/{model}/chat/completions", CHAT_OF_AZURE),
-        _metered("/openai/deployments/{model}/responses", RESPONSES),
-        _metered("/openai/deployments/{model}/embeddings", EMBEDDINGS),
-        *_door("completions", "/openai/deployments/*/completions"),
-        *_door("on your data", "/openai/deployments/*/extensions/chat/completions"),
-        *_door("images", "/openai/deployments/*/images/**"),
-        *_door("audio", "/openai/deployments/*/audio/**"),
-        *_openai_like("/openai/v1", CHAT_OF_AZURE),
-        *_openai_like("/openai", CHAT_OF_AZURE),
-        *_READING,
-    ),
-    system="azure.ai.openai",
-    asks_usage=True,
-    # https://learn.microsoft.com/azure/ai-foundry/openai/reference: older versions answer 400 to stream_options
-    asks_usage_if_query=(("api-version", "2024-09-01-preview"),),
-    prices_as=("azure-foundry", "openai"),
-)
-
-AZURE_OPENAI_SHARED = replace(
-    AZURE_OPENAI,
-    hosts=("*.services.ai.azure.com", "*.cognitiveservices.azure.com"),
-    paths=("/openai/**",),
-)
-"""The same on hosts where Azure serves other vendors' models, and vision and speech."""
-
-ANTHROPIC = Row(
-    name="anthropic",
-    hosts=("api.anthropic.com",),
-    endpoints=(
-        _metered("/v1/messages", MESSAGES),
-        *_free("token counting", "/v1/messages/count_tokens"),
-        *_door("batches", "/v1/messages/batches"),
-        *_free("cancelling", "/v1/messages/batches/*/cancel"),
-        _metered("/v1/chat/completions", CHAT_COMPATIBLE),
-        *_door("completions", "/v1/complete"),
-        *_free("files", "/v1/files"),
-        *_free("skills", "/v1/skills", "/v1/skills/**"),
-        *_free("administration", "/v1/organizations/**", "/v1/user_profiles", "/v1/user_profiles/**"),
-        *_door("agents", "/v1/agents/**", "/v1/sessions/**", "/v1/deployments/**", "/v1/dreams/**"),
-        *_door("agents", "/v1/environments/**", "/v1/memory_stores/**", "/v1/vaults/**"),
-        *_READING,
-    ),
-    family="claude",
-    tools_framing=640,
-)
-
-GROQ = Row(
-    name="groq",
-    hosts=("api.groq.com",),
-    endpoints=(
-        *_openai_like("/openai/v1", CHAT),
-        *_READING,
-    ),
-    family="open",
-    framing=128,
-)
-"""Its streams carry `x_groq.usage` without being asked. The framing is that of gpt-oss, which adds a preamble."""
-
-ROWS: Mapping[str, Row] = MappingProxyType({row.name: row for row in (OPENAI, AZURE_OPENAI, ANTHROPIC, GROQ)})
-"""Metered providers by name, as operators write them in `hosts`."""
-
-_ALL = (*ROWS.values(), AZURE_OPENAI_SHARED, *ROWS_WITHOUT_ENDPOINTS)
+_BY_PATHS_FIRST = sorted(rows.ROWS, key=lambda row: not row.paths)
+_ALL = (*(row if row.evidence else _as_doors(row) for row in _BY_PATHS_FIRST), *ROWS_WITHOUT_ENDPOINTS)
+_UNLISTED = tuple(Paths(row) for row in unlisted.ROWS)
 
 KNOWN_OTHER_HOSTS: Mapping[str, str] = MappingProxyType(
     {host: row.name for row in ROWS_WITHOUT_ENDPOINTS if not row.paths for host in row.hosts}
@@ -210,6 +75,19 @@ def find(
         if paths.owns(plain):
             endpoint, model = paths.match(method, plain) or (None, None)
             return Match(row, endpoint, model)
+    return None
+
+
+def find_by_path(method: str, path: str) -> Match | None:
+    """What a request to a host that nobody knows would be for, if its path is one of a known format's; else None.
+
+    Only for operators who ask for it: some other service may have a path of that name, and a body that the dialect
+    cannot read is then no provider's at all.
+    """
+    method, plain = method.upper(), normal_path(path)
+    for paths in _UNLISTED:
+        if (found := paths.match(method, plain)) is not None:
+            return Match(paths.row, *found)
     return None
 
 

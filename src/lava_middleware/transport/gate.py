@@ -17,8 +17,10 @@ from ..dialects.dialect import Dialect
 from ..errors import Denied, refused
 from ..providers.row import Match
 from ..providers.table import CHAT, find
-from .flight import Flight, Plan, answer_of
+from .flight import Flight
 from .guards import ADVICE
+from .plan import Plan
+from .refusal import answer_of
 from .seen import Departure, Seen, Ticket
 
 if TYPE_CHECKING:
@@ -131,7 +133,7 @@ class Gate:
         price = lava.book.find(lists, model) if model else None
         if denied is None and price is None:
             denied = Denied("price_unknown", model=model[:200], request_id=_request_id(payer))
-        if denied is not None and (settings.mode == "enforce" or body is None):
+        if denied is not None and settings.mode == "enforce":
             return self._refuse(lava, dialect, denied, request.host)
         family = family_of(row.family, model)
         estimate = input_tokens(
@@ -148,7 +150,7 @@ class Gate:
             customer=payer.customer,
             dialect=dialect,
             intent=intent,
-            body=body,
+            body=body or {},
             family=family,
             estimate=estimate,
             price_lists=lists,
@@ -163,6 +165,7 @@ class Gate:
             hide_usage=asks and not untouchable,
             ask_usage=asks and not untouchable,
             untouchable=untouchable,
+            lesson=f"{row.name}/{model}"[:200],
             binding=payer.binding,
             reports_cost=row.reports_cost,
         )
@@ -211,7 +214,7 @@ def _read(request: Seen, match: Match, dialect: Dialect) -> tuple[Any, Intent]:
     except (ValueError, RecursionError):
         body = None
     if body is None:
-        return None, Intent(dialect.operation, match.path_model, refuse="unreadable")
+        return None, dialect.read_request(None, match.path_model)
     return body, dialect.read_request(body, match.path_model)
 
 
