@@ -42,11 +42,12 @@ from .ledger.ticket import Ticket
 from .prices.book import Book
 from .providers.row import Row
 from .providers.table import ROWS
-from .transport.flight import denied_from
+from .transport.refusal import denied_from
 
 if TYPE_CHECKING:
     from .settings import Settings
-    from .transport.flight import Flight, Plan
+    from .transport.flight import Flight
+    from .transport.plan import Plan
 
 logger = logging.getLogger("lava_middleware")
 

@@ -7,79 +7,37 @@ core.exchange. Ending methods are idempotent: the first ending counts, the other
 
 from __future__ import annotations
 
-import json
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from ..core.bound import Estimate, output_tokens
-from ..core.commands import Authorize, Extend, Report, Settle, Void
+from ..core.bound import output_tokens
+from ..core.commands import Extend, Report, Settle, Void
 from ..core.decide import Declined
 from ..core.events import Extended, Held
 from ..core.exchange import SETTLE, UNKNOWN, VOID, answer_to, follow
-from ..core.intent import Intent, Text
-from ..core.money import LARGEST, PER_MILLION, Amount, charge_ceiling
-from ..core.outcome import Used, used
-from ..core.pricing import Price
+from ..core.intent import Text
 from ..core.record import Facts
-from ..dialects.dialect import BodyMeter, Dialect, Meter, Refusal, StreamMeter
+from ..dialects.dialect import BodyMeter, StreamMeter
 from ..dialects.encoding import Inflater, inflater_for
 from ..errors import EXTENSION, Denied, StreamCut, StreamStalled, logger
 from ..ledger.ticket import LedgerUnavailable, Receipt, Ticket
+from .bill import UNLIMITED, settle, used_by
+from .plan import FIRST_SLICE, Plan, authorization, cap_to_write, departure, owed_unheld, scopes_of
+from .refusal import answer_of, refusal_terms
 from .seen import Answer, Departure, Stop
 
 if TYPE_CHECKING:
     from ..lava import Lava
 
-FIRST_SLICE: Final = 64
-"""Output tokens a stream holds before its first byte."""
-LEAST_CAP: Final = 16
-"""OpenAI's responses refuse smaller caps; a stream that can pay for less is cut by us.
-https://platform.openai.com/docs/api-reference/responses/create#responses-create-max_output_tokens"""
 EXTEND_WAIT_S: Final = 0.25
 """How long a stream waits for other open calls to give back credit before it is cut."""
-LARGEST_BELIEVED: Final = 10**9
-"""Tokens. No exchange uses so many: figures beyond that are not believed, whoever reports them."""
 LARGEST_TAIL: Final = 65_536
 """Bytes of an unfinished event that are kept back; a longer one goes through as it comes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What was found out about a request before anybody was asked for money. Immutable: a flight only reads it."""
-
-    customer: str = field(repr=False)
-    dialect: Dialect
-    intent: Intent
-    body: Mapping[str, Any] = field(repr=False)
-    family: str
-    estimate: Estimate
-    """Of the input."""
-    price_lists: tuple[str, ...]
-    """Names of the price lists to look in, in order."""
-    price: Price | None
-    """None: not known. Then the exchange can only be unheld, and its cost is recorded as unknown."""
-    overruled: str
-    """Why it would be refused whoever pays, where mode observe lets it go unheld; else empty."""
-    input_rate: int
-    """Ticks per million input tokens charged at most; the markup is in it, as in `output_rate`."""
-    output_rate: int
-    fees: int
-    """Ticks charged at most beside tokens: flat fees, searches."""
-    output_tokens_max: int
-    """The cap that the request or the model sets, per choice."""
-    hide_usage: bool
-    ask_usage: bool
-    untouchable: bool
-    """The request is signed: neither body nor headers may be changed."""
-    binding: Any
-    """The inbound request's Binding, told of the record at the end; None outside a request."""
-    reports_cost: bool = False
 
 
 class Flight:
@@ -120,7 +78,7 @@ class Flight:
         """Content and extra tokens without the bytes that wait, where those are a compressed chunk of many events."""
         self._passed: tuple[Text, int] | None = None
         """What was passed on of a stream that was cut, where that is not what its meter counted."""
-        self._taught = lava.learned.output_bound(self._lesson)
+        self._taught = lava.learned.output_bound(plan.lesson)
         """Thousandths of the expected output that bound it, where this model's calls have taught them."""
         self._upstream_ended = False
         self._stalled = False
@@ -150,7 +108,7 @@ class Flight:
             self._let_through(plan.overruled)
             return None
         try:
-            command = self._authorization(plan)
+            command = authorization(plan, self._facts, settings, self._lava.learned, self._lava.ledger.owner)
         except LedgerUnavailable as error:  # the ledger has never heard of this process and cannot be told
             self._ticket = _failed(plan.customer, self._facts.id, error)
             return None
@@ -158,71 +116,6 @@ class Flight:
         wait = settings.hold_wait_s if settings.mode == "enforce" else 0.0
         self._ticket = self._lava.ledger.apply(plan.customer, command, record=self._facts.to_json(), wait_s=wait)
         return None if self._ticket.done else self._ticket
-
-    def _authorization(self, plan: Plan) -> Authorize:
-        settings, intent = self._lava.settings, plan.intent
-        cap = plan.output_tokens_max * intent.choices
-        capped = intent.output_tokens_max is not None
-        if self._sliced:
-            wanted = min(cap, FIRST_SLICE * intent.choices)
-            least = min(wanted, FIRST_SLICE // 2)
-        else:
-            wanted = cap
-            lowers = settings.clamp == "always" or (settings.clamp == "missing" and not capped)
-            least = min(cap, settings.min_output_tokens * intent.choices) if lowers and not plan.untouchable else cap
-        fixed = charge_ceiling(plan.estimate.cautious, plan.input_rate) + plan.fees
-        expected, grows = self._owed_if_unknown(fixed, cap)
-        return Authorize(
-            hold=self._facts.id,
-            owner=self._lava.ledger.owner,
-            fixed=fixed,
-            input_tokens=plan.estimate.cautious,
-            output_price=plan.output_rate,
-            output_tokens=wanted,
-            output_tokens_min=least,
-            share=1 if capped or self._sliced else settings.hold_share,
-            expected=expected,
-            grows=grows,
-            scopes=self._scopes(),
-        )
-
-    @property
-    def _sliced(self) -> bool:
-        """Held in slices as it streams; else the whole cap is held at once (hidden reasoning cannot be watched)."""
-        return self._plan.intent.stream and not self._plan.intent.hidden_reasoning
-
-    def _owed_if_unknown(self, fixed: int, cap: int) -> tuple[int, bool]:
-        """(what an unknown outcome owes, whether extensions add to it), by the operator's policy."""
-        policy, plan, learned = self._lava.settings.on_unknown_outcome, self._plan, self._lava.learned
-        if policy == "void":
-            return 0, False
-        if policy == "bound":
-            return 2**62 - 1, False
-        lesson = self._lesson
-        owed = charge_ceiling(learned.input_tokens(lesson, plan.estimate.expected), plan.input_rate)
-        if policy == "input" or self._sliced:
-            return min(owed, fixed), policy == "expected"
-        mean = learned.mean_output(lesson)
-        output = cap // 4 if mean is None else min(mean * plan.intent.choices, cap)
-        return min(owed, fixed) + charge_ceiling(output, plan.output_rate), False
-
-    def _owed_unheld(self) -> int:
-        """What an unknown outcome owes where no hold says so."""
-        plan = self._plan
-        cap = plan.output_tokens_max * plan.intent.choices
-        fixed = charge_ceiling(plan.estimate.cautious, plan.input_rate) + plan.fees
-        owed, _ = self._owed_if_unknown(fixed, cap)
-        return min(owed, fixed + charge_ceiling(cap, plan.output_rate), LARGEST - 1)
-
-    @property
-    def _lesson(self) -> str:
-        """Under which name this model's calls teach and are taught."""
-        return f"{self._facts.provider}/{self._facts.model}"[:200]
-
-    def _scopes(self) -> tuple[tuple[str, str], ...]:
-        facts = self._facts
-        named = (("meter", facts.meter), ("model", facts.model[:200]), ("user", facts.user), *facts.tags)
-        return tuple((name, value) for name, value in named if value)
 
     def departure(self) -> Departure:
         """What the ledger's answer means for the request: a refusal, or how it leaves."""
@@ -235,8 +128,9 @@ class Flight:
             if receipt.declined is not None:
                 return self._declined(receipt.declined)
             self._approved(receipt)
-            return self._edits(receipt)
-        return self._edits(None)
+            cap = cap_to_write(self._plan, self._lava.settings, self._paid, receipt.available)
+            return departure(self._plan, cap, may_cut=self._lava.settings.mode == "enforce")
+        return departure(self._plan, None, may_cut=False)
 
     def _approved(self, receipt: Receipt) -> None:
         held = receipt.event
@@ -248,40 +142,10 @@ class Flight:
         self._state, _ = follow(self._state, "approved")
         self._lava.opened(self)
 
-    def _edits(self, receipt: Receipt | None) -> Departure:
-        plan, settings = self._plan, self._lava.settings
-        if plan.untouchable:
-            return Departure()
-        body: Mapping[str, Any] = plan.body
-        if plan.ask_usage:
-            body = plan.dialect.asking_usage(body)
-        cap = self._cap_to_write(receipt)
-        if cap is not None:
-            body = plan.dialect.with_cap(body, cap)
-        content = None
-        if body is not plan.body:
-            content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-        may_cut = settings.mode == "enforce" and not self._unheld
-        identity = plan.intent.stream and (may_cut or plan.hide_usage)
-        return Departure(None, content, {"accept-encoding": "identity"} if identity else {})
-
-    def _cap_to_write(self, receipt: Receipt | None) -> int | None:
-        """Output tokens per choice that the request must be capped to, where it may run beyond what can be paid."""
-        plan, settings = self._plan, self._lava.settings
-        if receipt is None or settings.clamp == "never" or settings.mode != "enforce" or not plan.output_rate:
-            return None
-        if plan.intent.output_tokens_max is not None and settings.clamp != "always":
-            return None
-        choices = plan.intent.choices
-        fits = self._paid
-        if self._sliced:
-            fits += max(receipt.available, 0) * PER_MILLION // plan.output_rate
-        return max(LEAST_CAP, fits // choices) if fits < plan.output_tokens_max * choices else None
-
     def _declined(self, declined: Declined) -> Departure:
         if self._lava.settings.mode == "observe":
             self._let_through(declined.reason)
-            return self._edits(None)
+            return departure(self._plan, None, may_cut=False)
         self._end_unasked("declined")
         return Departure(refusal=self._refusal(self._lava.denied(self._plan.customer, declined)))
 
@@ -289,13 +153,13 @@ class Flight:
         _tell_unless_known(error)
         if self._lava.lets_through_unreachable() and self._recorded_beside():
             self._let_through("ledger_unavailable")
-            return self._edits(None)
+            return departure(self._plan, None, may_cut=False)
         self._end_unasked("unreachable")
         return Departure(refusal=self._refusal(Denied("ledger_unavailable", retry_after_s=2)))
 
     def _recorded_beside(self) -> bool:
         """Write into the pending file that it leaves: open never means unrecorded. False: then it must not leave."""
-        charge = self._owed_unheld()
+        charge = owed_unheld(self._plan, self._lava.settings, self._lava.learned)
         draft = replace(
             self._facts,
             unheld="ledger_unavailable",
@@ -316,7 +180,7 @@ class Flight:
     def _let_through(self, reason: str) -> None:
         """Go on without a hold: the exchange ends in a report that says why."""
         self._unheld = self._facts.unheld = reason
-        self._paid = self._room = 2**62
+        self._paid = self._room = UNLIMITED
         self._lava.count_passed(f"would_refuse:{reason}", self._facts.host)
         self._lava.metrics.decided("open", reason)
         self._state, _ = follow(self._state, "unheld")
@@ -506,7 +370,7 @@ class Flight:
         ticket = self._ticket
         if ticket is None:
             plan = self._plan
-            left = plan.output_tokens_max * plan.intent.choices - self._paid
+            left = plan.output_cap - self._paid
             command = Extend(self._facts.id, plan.output_rate, max(left, FIRST_SLICE), self._slice)
             wait = EXTEND_WAIT_S if self._lava.settings.mode == "enforce" else 0.0
             ticket = self._lava.ledger.apply(plan.customer, command, wait_s=wait)
@@ -540,7 +404,7 @@ class Flight:
         """Beyond its hold because mode or policy lets it: the settlement is an overrun, and the record says why."""
         self._facts.stopped = ""
         self._lava.count_passed(f"would_cut:{reason}", self._facts.host)
-        self._paid = self._room = 2**62
+        self._paid = self._room = UNLIMITED
         self._state, _ = follow(self._state, "unheld")
 
     def _cut(self, event: str, denied: Denied) -> Stop:
@@ -553,9 +417,9 @@ class Flight:
             self._passed = self._before
         ending = None
         if self._lava.settings.on_exhausted == "end" and self._inflater is None:
-            what = self._used(self._stream)
+            what = used_by(self._lava, self._plan, self._stream, self._passed)
             ending = self._stream.ending(
-                _refusal_terms(denied, input_tokens=what.input_tokens, output_tokens=what.output_tokens)
+                refusal_terms(denied, input_tokens=what.input_tokens, output_tokens=what.output_tokens)
             )
         self._queue.clear()
         self._waiting = None
@@ -639,76 +503,26 @@ class Flight:
     def _settle_unknown(self) -> None:
         """Sent, and no answer: the operator's policy, fixed when the hold was made."""
         facts, plan = self._facts, self._plan
-        expected = self._lava.learned.input_tokens(self._lesson, plan.estimate.expected)
+        expected = self._lava.learned.input_tokens(self._plan.lesson, plan.estimate.expected)
         facts.basis, facts.usage = "estimated", {"input": expected}
-        facts.charge = charge = self._owed_unheld() if self._unheld else self._hold_expected
+        unheld = owed_unheld(plan, self._lava.settings, self._lava.learned) if self._unheld else 0
+        facts.charge = charge = unheld if self._unheld else self._hold_expected
         self._post(charge, expected, 0)
 
     def _settle(self) -> None:
-        facts, plan, meter = self._facts, self._plan, self._meter
-        assert meter is not None
+        assert self._meter is not None
         if self._stream is not None:
             self._stream.measure()
-        facts.response_model = (meter.model or "")[:200]
-        facts.response_id = (meter.response_id or "")[:200]
-        facts.finish_reason = (meter.finish_reason or "")[:80]
-        facts.service_tier = (meter.service_tier or plan.intent.service_tier or "")[:40]
-        what = self._used(meter)
-        facts.totals = {name: value for name, value in what.totals.items() if value is not None}
-        reading = meter.reading
-        if max(what.input_tokens, what.output_tokens) > LARGEST_BELIEVED:  # it stays on the record as evidence
-            reading, what = None, self._used(meter, believed=False)
-        facts.usage, facts.basis = dict(what.usage), what.basis
-        facts.estimate = (plan.estimate.expected, what.counted_output)
-        charge = self._lava.rate(plan, facts, what, reading)
-        if what.basis != "reported" and not self._unheld:
-            charge = facts.charge = min(charge, self._hold_amount)
-        self._teach(what)
-        self._post(charge, what.input_tokens, what.output_tokens, cause=self._cause(what))
-
-    def _used(self, meter: Meter, *, believed: bool = True) -> Used:
-        """What was used up to now, as it is billed; only by what passed where the provider is not believed."""
-        content, extra_tokens = self._passed or (meter.content, meter.extra_tokens)
-        return used(
-            meter.reading if believed else None,
-            final=meter.reading_final or meter.finished,
-            others=tuple(meter.others) if believed else (),
-            content=content,
-            extra_tokens=extra_tokens,
-            expected_input=self._plan.estimate.expected,
-            family=self._plan.family,
-            learned=self._lava.learned,
-            lesson=self._lesson,
+        bill = settle(
+            self._lava,
+            self._plan,
+            self._facts,
+            self._meter,
+            passed=self._passed,
+            paid=self._paid,
+            hold_amount=None if self._unheld else self._hold_amount,
         )
-
-    def _teach(self, what: Used) -> None:
-        """Only calls whose input is wholly visible and whose usage was reported teach."""
-        plan = self._plan
-        if what.basis != "reported" or plan.intent.unseen_input or plan.intent.server_tools or plan.intent.media_tokens:
-            return
-        visible = what.output_tokens - (what.usage.get("reasoning", 0) if plan.intent.hidden_reasoning else 0)
-        self._lava.learned.teach(
-            self._lesson,
-            inputs=(what.input_tokens, plan.estimate.expected),
-            outputs=(max(visible, 0), what.counted_output),
-            length=what.output_tokens // plan.intent.choices,
-        )
-
-    def _cause(self, what: Used) -> str:
-        """Why a settlement would exceed its hold, should it do so."""
-        plan = self._plan
-        if self._paid >= 2**62:
-            return "unheld"
-        if what.input_tokens > plan.estimate.cautious:
-            return "input_above_bound"
-        cap = plan.output_tokens_max * plan.intent.choices
-        if what.output_tokens > cap:
-            return "cap_ignored"
-        if what.usage.get("reasoning", 0) and what.output_tokens > self._paid:
-            return "hidden_output"
-        if what.output_tokens > self._paid:
-            return "undercounted"
-        return "dearer_model"
+        self._post(bill.charge, bill.input_tokens, bill.output_tokens, bill.cause)
 
     def _post(self, charge: int, input_tokens: int, output_tokens: int, cause: str | None = None) -> None:
         facts, lava = self._facts, self._lava
@@ -724,22 +538,9 @@ class Flight:
 
     def _report(self, charge: int, input_tokens: int, output_tokens: int) -> Report:
         forgive = self._lava.settings.mode == "observe"
-        return Report(self._facts.id, charge, input_tokens, output_tokens, forgive=forgive, scopes=self._scopes())
-
-
-def _refusal_terms(denied: Denied, **figures: int) -> Refusal:
-    details = {"code": denied.reason, **denied.facts(), **figures}
-    return Refusal(denied.outbound_status, denied.reason, denied.message, denied.retry_after, details)
-
-
-def answer_of(dialect: Dialect, denied: Denied) -> Answer:
-    """A refusal as this provider would phrase an error of its own, so that the SDK raises its natural class."""
-    headers = [("content-type", "application/json"), ("cache-control", "no-store"), *denied.outbound_headers.items()]
-    return Answer(denied.outbound_status, headers, dialect.refusal(_refusal_terms(denied)), {EXTENSION: denied})
-
-
-def microseconds_to_datetime(at: int | None) -> datetime | None:
-    return None if at is None else datetime.fromtimestamp(at / 1_000_000, UTC)
+        return Report(
+            self._facts.id, charge, input_tokens, output_tokens, forgive=forgive, scopes=scopes_of(self._facts)
+        )
 
 
 def _failed(customer: str, hold: str, error: Exception) -> Ticket:
@@ -753,31 +554,3 @@ def _tell_unless_known(error: Exception) -> None:
     """The ledger is away, which it says itself; or there is a mistake of ours, which must not reach the application."""
     if not isinstance(error, LedgerUnavailable):
         logger.error("the ledger failed with %s; the exchange goes on as if it were away", type(error).__name__)
-
-
-def _shown(ticks: int) -> Amount:
-    """What a request would have needed may be more than any account can hold (`n`: 10^15)."""
-    return Amount(max(-LARGEST + 1, min(ticks, LARGEST - 1)))
-
-
-def denied_from(declined: Declined, now: int, **more: Any) -> Denied:
-    """The ledger's no in words and figures for people."""
-    retry = None
-    if declined.reason == "limit_reached" and declined.resets_at is not None:
-        retry = max(1, -(-(declined.resets_at - now) // 1_000_000))
-    elif declined.reason == "credit_on_hold":
-        retry = 2
-    money = declined.limit is None
-    return Denied(
-        declined.reason if declined.reason != "hold_ended" else "ledger_unavailable",
-        available=_shown(declined.available) if money else None,
-        required=_shown(declined.required) if money else None,
-        output_tokens_fit=declined.output_tokens_fit or None,
-        limit=declined.limit,
-        unit=declined.unit,
-        used=declined.used if declined.limit else None,
-        quantity=declined.quantity if declined.limit else None,
-        resets_at=microseconds_to_datetime(declined.resets_at),
-        retry_after_s=retry,
-        **more,
-    )

@@ -16,7 +16,8 @@ from .imports import forget, when_imported
 from .shell import is_under_way
 
 Verdict: TypeAlias = Callable[[str, str, str, str], Exception | None]
-"""(method, host with its port if it has one, path, library) → what to raise, or None: the request passes (and is counted there, if need be)."""
+"""(method, host with its port if it has one, path, library) → what to raise, or None: the request passes (and is
+counted there, if need be)."""
 
 ADVICE: dict[str, str] = {
     # library → how to have the request metered. A library that is missing here has no guard.

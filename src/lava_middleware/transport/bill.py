@@ -1,0 +1,116 @@
+"""This file knows what an exchange owes at its end, from what its meter read, and what that teaches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ..core.intent import Text
+from ..core.money import Ticks
+from ..core.outcome import Used, used
+from ..core.record import Facts
+from ..core.usage import Reading
+from ..dialects.dialect import Meter
+from .plan import Plan
+
+if TYPE_CHECKING:
+    from ..lava import Lava
+
+LARGEST_BELIEVED: Final = 10**9
+"""Tokens. No exchange uses so many: figures beyond that are not believed, whoever reports them."""
+UNLIMITED: Final = 2**62
+"""Output tokens "paid for" where mode or policy lets an exchange go on without a hold for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What is posted at the end, beside the record."""
+
+    charge: Ticks
+    input_tokens: int
+    output_tokens: int
+    cause: str
+    """Why the charge would exceed the hold, should it do so."""
+
+
+def used_by(lava: Lava, plan: Plan, meter: Meter, passed: tuple[Text, int] | None, *, believed: bool = True) -> Used:
+    """What was used up to now, as it is billed; only by what passed where the provider is not believed.
+
+    `passed`: content and extra tokens that went on, where that is not all the meter counted.
+    """
+    content, extra_tokens = passed or (meter.content, meter.extra_tokens)
+    return used(
+        meter.reading if believed else None,
+        final=meter.reading_final or meter.finished,
+        others=tuple(meter.others) if believed else (),
+        content=content,
+        extra_tokens=extra_tokens,
+        expected_input=plan.estimate.expected,
+        family=plan.family,
+        learned=lava.learned,
+        lesson=plan.lesson,
+    )
+
+
+def settle(
+    lava: Lava,
+    plan: Plan,
+    facts: Facts,
+    meter: Meter,
+    *,
+    passed: tuple[Text, int] | None,
+    paid: int,
+    hold_amount: Ticks | None,
+) -> Bill:
+    """Write what was used onto the facts, rate it, and learn from it.
+
+    `paid`: output tokens the hold paid for. `hold_amount`: None where there was no hold. What the provider did not
+    report is never charged above the hold.
+    """
+    _note(plan, facts, meter)
+    reading: Reading | None = meter.reading
+    what = used_by(lava, plan, meter, passed)
+    facts.totals = {name: value for name, value in what.totals.items() if value is not None}
+    if max(what.input_tokens, what.output_tokens) > LARGEST_BELIEVED:  # it stays on the record as evidence
+        reading, what = None, used_by(lava, plan, meter, passed, believed=False)
+    facts.usage, facts.basis = dict(what.usage), what.basis
+    facts.estimate = (plan.estimate.expected, what.counted_output)
+    charge = lava.rate(plan, facts, what, reading)
+    if what.basis != "reported" and hold_amount is not None:
+        charge = facts.charge = min(charge, hold_amount)
+    _teach(lava, plan, what)
+    return Bill(charge, what.input_tokens, what.output_tokens, _cause(plan, what, paid))
+
+
+def _note(plan: Plan, facts: Facts, meter: Meter) -> None:
+    facts.response_model = (meter.model or "")[:200]
+    facts.response_id = (meter.response_id or "")[:200]
+    facts.finish_reason = (meter.finish_reason or "")[:80]
+    facts.service_tier = (meter.service_tier or plan.intent.service_tier or "")[:40]
+
+
+def _teach(lava: Lava, plan: Plan, what: Used) -> None:
+    """Only calls whose input is wholly visible and whose usage was reported teach."""
+    intent = plan.intent
+    if what.basis != "reported" or intent.unseen_input or intent.server_tools or intent.media_tokens:
+        return
+    visible = what.output_tokens - (what.usage.get("reasoning", 0) if intent.hidden_reasoning else 0)
+    lava.learned.teach(
+        plan.lesson,
+        inputs=(what.input_tokens, plan.estimate.expected),
+        outputs=(max(visible, 0), what.counted_output),
+        length=what.output_tokens // intent.choices,
+    )
+
+
+def _cause(plan: Plan, what: Used, paid: int) -> str:
+    """One of core.commands.OVERRUN_CAUSES: the first that is true."""
+    if paid >= UNLIMITED:
+        return "unheld"
+    if what.input_tokens > plan.estimate.cautious:
+        return "input_above_bound"
+    if what.output_tokens > plan.output_cap:
+        return "cap_ignored"
+    if what.output_tokens > paid:
+        return "hidden_output" if what.usage.get("reasoning", 0) else "undercounted"
+    return "dearer_model"
