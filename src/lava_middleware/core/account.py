@@ -140,7 +140,8 @@ def _granted(account: Account, event: Granted, at: int) -> None:
 
 def _held(account: Account, event: Held, at: int) -> None:
     _reserve(account, event.draws)
-    _count(account, event.counts, at, held=1)
+    if event.counts:
+        _count(account, event.counts, at, held=1)
     account.holds[event.hold] = Hold(
         event.owner,
         event.amount,
@@ -173,11 +174,13 @@ def _settled(account: Account, event: Settled, at: int) -> None:
     hold = account.holds.pop(event.hold)
     _release(account, hold.draws)
     _charge(account, event.charge, event.draws, event.debt)
-    _repay(account, event.repaid)
-    # Used before held: a counter that nobody holds and whose window has ended may leave at any count.
-    _count(account, event.counts, at, used=1)
-    _count(account, event.over, at, over=1)
-    _count(account, hold.counts, at, held=-1)
+    if event.repaid:
+        _repay(account, event.repaid)
+    if event.counts or hold.counts:
+        # Used before held: a counter that nobody holds and whose window has ended may leave at any count.
+        _count(account, event.counts, at, used=1)
+        _count(account, event.over, at, over=1)
+        _count(account, hold.counts, at, held=-1)
 
 
 def _voided(account: Account, event: Voided, at: int) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from .money import Ticks
 from .terms import Terms
+from .values import value
 
 Scopes: TypeAlias = tuple[tuple[str, str], ...]
 """Who or what an exchange is for beside the customer: (("model", "gpt-4o"), ("user", "u1"), ...). Sorted by name."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Authorize:
     """Hold what a call may cost. Repeating it with the same `hold` gives the first answer again."""
 
@@ -38,7 +38,7 @@ class Authorize:
     scopes: Scopes = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Extend:
     """Enlarge a hold by the next slice of output."""
 
@@ -50,7 +50,7 @@ class Extend:
     """Size of the last slice; the next is at most twice that."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Settle:
     """Post the charge of a hold and release the rest. `charge` may exceed the hold: the overrun has a `cause`."""
 
@@ -68,7 +68,7 @@ class Settle:
     """True: settled for an owner that died (expire). What that owner says later becomes an adjustment."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Void:
     """Nothing is owed: give the hold back. `reason` is one word for the journal."""
 
@@ -76,7 +76,7 @@ class Void:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Grant:
     """Add credits. Same key, same content: the first receipt again; other content: Conflict."""
 
@@ -91,7 +91,7 @@ class Grant:
     """Microseconds since 1970; None: never."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Report:
     """Post a charge that no hold preceded: an unheld exchange, or work reported after the fact. Idempotent by key."""
 
@@ -104,7 +104,7 @@ class Report:
     scopes: Scopes = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetTerms:
     """Put these terms in force. A lower version than the account's never overwrites."""
 

@@ -30,18 +30,19 @@ def draw(account: Account, amount: Ticks, now: int, released: Mapping[int, Ticks
     return tuple(draws), amount
 
 
-def split(draws: Draws, amount: Ticks) -> tuple[Draws, Mapping[int, Ticks]]:
-    """The first `amount` ticks of the draws, and the rest of them by grant."""
+def split(draws: Draws, amount: Ticks) -> tuple[Draws, Mapping[int, Ticks], Ticks]:
+    """(the first `amount` ticks of the draws, the rest of the draws by grant, the part of `amount` beyond them)."""
     taken: list[tuple[int, Ticks]] = []
     rest: dict[int, Ticks] = {}
+    left = max(amount, 0)
     for grant, ticks in draws:
-        part = min(ticks, max(amount, 0))
-        amount -= part
+        part = ticks if ticks < left else left
+        left -= part
         if part:
             taken.append((grant, part))
-        if ticks - part:
+        if part < ticks:
             rest[grant] = rest.get(grant, 0) + ticks - part
-    return tuple(taken), rest
+    return tuple(taken), rest, left
 
 
 def joined(*many: Draws) -> Draws:

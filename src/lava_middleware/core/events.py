@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeAlias, TypeVar, cast, dataclass_transform
+from dataclasses import fields
+from typing import Any, ClassVar, TypeAlias, cast
 
 from .money import Ticks
 from .terms import Limit, Terms
-
-T = TypeVar("T")
+from .values import value
 
 Draws: TypeAlias = tuple[tuple[int, Ticks], ...]
 """(grant, ticks) pairs in draw order. A grant is named by the version of the entry that granted it."""
@@ -28,14 +27,7 @@ class UnknownKind(ValueError):
     """The journal holds a kind this release does not know: a newer release wrote it. The account is refused."""
 
 
-@dataclass_transform(frozen_default=True)
-def _event(made: type[T]) -> type[T]:
-    """A frozen dataclass with slots, frozen for the type checker alone: every call makes two events, and what would
-    keep them frozen at run time makes each more than twice as slow to make."""
-    return dataclass(slots=True, unsafe_hash=True)(made)
-
-
-@_event
+@value
 class Granted:
     kind: ClassVar[str] = "granted.1"
     key: str
@@ -48,7 +40,7 @@ class Granted:
     """The part that went to the debt at once."""
 
 
-@_event
+@value
 class Held:
     kind: ClassVar[str] = "held.1"
     hold: str
@@ -65,7 +57,7 @@ class Held:
     scopes: tuple[tuple[str, str], ...] = ()
 
 
-@_event
+@value
 class Extended:
     kind: ClassVar[str] = "extended.1"
     hold: str
@@ -76,7 +68,7 @@ class Extended:
     counts: Counts = ()
 
 
-@_event
+@value
 class Settled:
     kind: ClassVar[str] = "settled.1"
     hold: str
@@ -99,7 +91,7 @@ class Settled:
     lost_owner: bool = False
 
 
-@_event
+@value
 class Voided:
     kind: ClassVar[str] = "voided.1"
     hold: str
@@ -107,7 +99,7 @@ class Voided:
     repaid: Draws = ()
 
 
-@_event
+@value
 class Reported:
     kind: ClassVar[str] = "reported.1"
     key: str
@@ -120,7 +112,7 @@ class Reported:
     over: Counts = ()
 
 
-@_event
+@value
 class Adjusted:
     """A later correction of an ended hold: `charge` is the difference (negative gives back)."""
 
@@ -139,7 +131,7 @@ class Adjusted:
     over: Counts = ()
 
 
-@_event
+@value
 class Lapsed:
     """What was left unreserved on grants that have expired."""
 
@@ -147,7 +139,7 @@ class Lapsed:
     draws: Draws = ()
 
 
-@_event
+@value
 class TermsSet:
     kind: ClassVar[str] = "terms_set.1"
     terms: Terms
@@ -196,7 +188,7 @@ def encode(event: Event) -> str:
         limits = [[one.name, one.unit, one.quantity, one.window, one.zone] for one in event.terms.limits]
         return _to_json({"version": event.terms.version, "limits": limits})
     written = _WRITTEN[type(event)]
-    return _to_json({short: value for field, short, default in written if (value := getattr(event, field)) != default})
+    return _to_json({short: said for field, short, default in written if (said := getattr(event, field)) != default})
 
 
 def decode(kind: str, text: str) -> Event:

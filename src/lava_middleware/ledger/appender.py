@@ -24,6 +24,8 @@ LOSSES_MOST = 8
 _HOPELESS = 200
 """Losses after which the journal itself must be at fault."""
 
+_ABOUT_A_HOLD = (Authorize, Settle, Void)
+
 
 class TooManyLosses(Exception):
     """Others were faster every time: the ledger's thread goes on with it."""
@@ -87,7 +89,6 @@ class Appender:
         entries, folded = entries_of(slot.id, account, events, now, ticket.record)
         opening = isinstance(command, Authorize)
         if isinstance(command, Authorize):
-            self._presence.settle_doubt()
             self._presence.opening(command.hold)
         try:
             outcome, seq = self._journal.append(entries, (account.version, account.at))
@@ -110,8 +111,7 @@ class Appender:
         if folded is not None:
             account = folded
         else:
-            for number, event in enumerate(events):
-                evolve(account, event, now + number)
+            evolve(account, events[0], now)
         slot.account = account
         for entry in entries:
             slot.tail_entries += 1
@@ -140,7 +140,7 @@ class Appender:
         return Receipt((decision.event,), None, available, repeated=True)
 
     def _forget(self, command: Command) -> None:
-        if isinstance(command, Authorize | Settle | Void):
+        if isinstance(command, _ABOUT_A_HOLD):
             self._presence.ended(command.hold)
 
 

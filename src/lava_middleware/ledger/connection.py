@@ -80,9 +80,9 @@ class Connection:
         if self._alone is not None and self._alone == threading.get_ident():
             return self._execute(sql, parameters).lastrowid or 0
         with self.lock:
-            last = self._execute(sql, parameters).lastrowid
+            last = self._execute(sql, parameters).lastrowid or 0
             self._source.committed()
-            return last or 0
+            return last
 
     def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """All rows at once: a SELECT that is left half-read would keep checkpoints from their work (T47)."""

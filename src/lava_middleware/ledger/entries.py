@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..core.account import Account, evolve, from_state, to_state
@@ -11,14 +11,15 @@ from ..core.events import Event, Extended, Held, Reported, Settled, TermsSet, Vo
 from ..core.money import Ticks
 from .journal import Entry
 
-_CHANGES: dict[type[Any], Callable[[Any], Ticks]] = {
-    # event → by how much it changes the balance of an account whose grants are all alive. Missing: fold it to see.
-    Held: lambda event: 0,
-    Extended: lambda event: 0,
-    Voided: lambda event: 0,
-    TermsSet: lambda event: 0,
-    Settled: lambda event: -event.charge,
-    Reported: lambda event: -event.charge,
+_CHARGES: dict[type[Any], bool] = {
+    # event → whether its charge is what it changes the balance by, on an account whose grants are all alive; if not, it
+    # leaves the balance as it is. Missing: fold it to see.
+    Held: False,
+    Extended: False,
+    Voided: False,
+    TermsSet: False,
+    Settled: True,
+    Reported: True,
 }
 
 
@@ -28,13 +29,14 @@ def entries_of(
     """The entries that append these events to the account, the first at `now`; the record stands beside the last.
 
     The account stays as it is, for the append may fail. Where the balances could not be told without folding the
-    events, the folded copy comes along.
+    events, the folded copy comes along; without one there is just one event.
     """
-    if len(events) == 1 and (change := _CHANGES.get(type(events[0]))) is not None:
+    if len(events) == 1 and (charges := _CHARGES.get(type(events[0]))) is not None:
+        event: Any = events[0]
         balance = _balance_if_all_live(account, now)
         if balance is not None:
-            event = events[0]
-            return [_entry(account_id, account.version + 1, event, balance + change(event), record, now)], None
+            after = balance - event.charge if charges else balance
+            return [_entry(account_id, account.version + 1, event, after, record, now)], None
     folded = from_state(to_state(account))
     entries = []
     for number, event in enumerate(events):

@@ -156,7 +156,10 @@ class Ledger:
         if self._must_wait(ticket):
             return None
         try:
-            return self._with_naps(ticket)
+            try:
+                return self._attempt(ticket)
+            except Busy:
+                return self._after_naps(ticket)
         except (Busy, TooManyLosses):
             self._hand_over(ticket)
         except JournalUnavailable as error:
@@ -173,12 +176,9 @@ class Ledger:
                 self._hand_over(ticket)
         return None
 
-    def _with_naps(self, ticket: Ticket) -> Receipt:
-        """One attempt, and a few more when another process is just writing: it is done sooner than a thread wakes."""
-        try:
-            return self._attempt(ticket)
-        except Busy:
-            self.counters.busy += 1
+    def _after_naps(self, ticket: Ticket) -> Receipt:
+        """A few more attempts when another process is just writing: it is done sooner than a thread wakes."""
+        self.counters.busy += 1
         for nap_s in NAPS_S:
             time.sleep(nap_s)
             with suppress(Busy):

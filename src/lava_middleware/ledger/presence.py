@@ -38,7 +38,9 @@ class Presence:
             self.register()
 
     def opening(self, hold: str) -> None:
-        """Said before the hold is appended, so that no look in between misses it."""
+        """Said before the hold is appended, so that no look in between misses it. Raises what `register` raises."""
+        if self._row_may_be_gone:
+            self.register()
         self.opens[hold] = self.known_seq + 1
 
     def ended(self, hold: str) -> None:
