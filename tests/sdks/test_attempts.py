@@ -86,10 +86,10 @@ def test_an_attempt_whose_outcome_is_unknown_is_charged_besides_its_retry(bench:
 
 
 def test_a_stream_that_was_refused_by_the_provider_is_tried_again(bench: Bench, is_async: bool) -> None:
-    """T7."""
+    """T7. Nobody reads an error's body to its end: its hold is given back by the ledger's thread, a little later."""
     bench.rig.provider.queue(Script(status=503, headers=SOON), Script())
     bench.call(lambda: streamed(bench.client(is_async=is_async), bench.sdk.model))
-    assert [kind for kind in bench.kinds() if kind != "extended"] == ["held", "voided", "held", "settled"]
+    assert sorted(kind for kind in bench.kinds() if kind != "extended") == ["held", "held", "settled", "voided"]
 
 
 @pytest.mark.parametrize("build", BUILDS)
