@@ -26,6 +26,7 @@ from tests.faults.kit import (
     client_of,
     credits,
     error_of,
+    eventually,
     hold_for,
     kinds,
     lava_at,
@@ -78,7 +79,7 @@ def test_of_a_hundred_tasks_that_can_afford_ten_ten_reach_the_provider(
         asyncio.run(main())
         assert Counter(statuses) == {200: 10, 402: 90}
         assert provider.count == 10
-        assert nothing_is_held(lava, "acme")
+        eventually(lambda: nothing_is_held(lava, "acme"))
         check_journal(lava.journal)
 
 
@@ -113,7 +114,7 @@ def test_of_a_hundred_calls_of_four_processes_ten_reach_the_provider(hold: int, 
         assert statuses == {200: 10, 402: 90}
         assert provider.count == 10
         check_journal(lava.journal)
-        assert nothing_is_held(lava, "acme")
+        eventually(lambda: nothing_is_held(lava, "acme"))
 
 
 @pytest.mark.soak
@@ -147,7 +148,7 @@ def test_four_processes_spend_until_each_was_declined_many_times(
         results = run_processes(players.spend_until_declined, arguments, 800)
         assert [problems for problems, _ in results] == [[]] * 4
         lava.ledger.recover()
-        assert nothing_is_held(lava, *names)
+        eventually(lambda: nothing_is_held(lava, *names))
         totals = check_journal(lava.journal)
         for name in names:
             account = lava.ledger.look(name)
@@ -189,6 +190,7 @@ def test_twenty_streams_that_together_would_overspend_stay_within_the_grant(tmp_
         assert {status for status, _ in answers} <= {200, 402}
         cut = [body for status, body in answers if status == 200 and b'"finish_reason":"length"' in body]
         assert cut, "somebody was cut"
+        eventually(lambda: nothing_is_held(lava, "acme"))
         balance = lava.balance("acme")
         assert (balance.held.ticks, balance.debt.ticks) == (0, 0)
         charged = sum(record.charge.ticks for record in lava.records("acme"))
@@ -233,6 +235,7 @@ def test_a_hundred_tasks_and_twenty_threads_of_one_request_charge_whom_they_name
                     thread.result()
         finally:
             close_request(opened)
+        eventually(lambda: nothing_is_held(lava, *names))
         for number, name in enumerate(names):
             (record,) = lava.records(name)
             assert record.usage.output_tokens == number + 1
