@@ -16,7 +16,7 @@ from lava_middleware.testing import Barrier, Script
 from ..transport.rig import eventually
 from .sites.served import SERVERS, Site, of, serving
 
-FEW = 200
+FEW = 120
 
 
 @pytest.fixture(scope="module", params=SERVERS)
