@@ -73,6 +73,12 @@ def test_every_event_survives_being_written_and_read(event: Event) -> None:
 
 
 @given(events)
+def test_what_is_put_together_by_hand_is_what_the_json_module_writes(event: Event) -> None:
+    written = encode(event)
+    assert written == json.dumps(json.loads(written), ensure_ascii=False, separators=(",", ":"))
+
+
+@given(events)
 def test_the_journal_holds_no_floats(event: Event) -> None:
     """T24."""
 

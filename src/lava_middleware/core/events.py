@@ -8,7 +8,6 @@ kind beside the old one, never a new meaning of an old kind.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, ClassVar, TypeAlias, cast
 
@@ -166,29 +165,74 @@ _WRITTEN = {  # class → (field, JSON name, value that is left out) of each fie
 _FIELDS = {made: {short: field for field, short, _ in written} for made, written in _WRITTEN.items()}
 
 
-def _compact() -> Callable[[Any], str]:
-    """Compact JSON. The json module builds its encoder anew for every document, a third of the time that one takes."""
-    plain = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"))
-    try:
-        text = json.encoder.encode_basestring
-        make = json.encoder.c_make_encoder  # type: ignore[attr-defined]  # not public, hence the way out
-        chunks = make(None, plain.default, text, None, ":", ",", False, False, True)
-        "".join(chunks({}, 0))
-    except (AttributeError, TypeError):  # it is no promise of Python's; where it is missing or differs, go the long way
-        return plain.encode
-    return lambda document: "".join(chunks(document, 0))
-
-
-_to_json = _compact()
+_to_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
+_text = json.encoder.encode_basestring
 
 
 def encode(event: Event) -> str:
     """The event as compact JSON: no floats, no integer keys; values that equal a field's default are left out."""
+    if isinstance(event, Held):
+        return _encode_held(event)
+    if isinstance(event, Settled):
+        return _encode_settled(event)
     if isinstance(event, TermsSet):
         limits = [[one.name, one.unit, one.quantity, one.window, one.zone] for one in event.terms.limits]
         return _to_json({"version": event.terms.version, "limits": limits})
     written = _WRITTEN[type(event)]
     return _to_json({short: said for field, short, default in written if (said := getattr(event, field)) != default})
+
+
+# The two events of every call are put together by hand, to the letter what the json module makes of them, in a third
+# of its time: a tenth of what the ledger does for a call.
+
+
+def _encode_held(event: Held) -> str:
+    said = f'{{"hold":{_text(event.hold)},"owner":{_text(event.owner)}'
+    if event.amount:
+        said += f',"amount":{event.amount}'
+    if event.draws:
+        said += f',"draws":{_draws(event.draws)}'
+    if event.output_tokens:
+        said += f',"out":{event.output_tokens}'
+    if event.expected:
+        said += f',"expected":{event.expected}'
+    if event.slice:
+        said += f',"slice":{event.slice}'
+    if event.counts:
+        said += f',"counts":{_to_json(event.counts)}'
+    if event.scopes:
+        scopes = ",".join([f"[{_text(name)},{_text(scope)}]" for name, scope in event.scopes])
+        said += f',"scopes":[{scopes}]'
+    return said + "}"
+
+
+def _encode_settled(event: Settled) -> str:
+    said = f'{{"hold":{_text(event.hold)}'
+    if event.charge:
+        said += f',"charge":{event.charge}'
+    if event.draws:
+        said += f',"draws":{_draws(event.draws)}'
+    if event.debt:
+        said += f',"debt":{event.debt}'
+    if event.overrun:
+        said += f',"overrun":{event.overrun}'
+    if event.cause is not None:
+        said += f',"cause":{_text(event.cause)}'
+    if event.absorbed:
+        said += f',"absorbed":{event.absorbed}'
+    if event.repaid:
+        said += f',"repaid":{_draws(event.repaid)}'
+    if event.counts:
+        said += f',"counts":{_to_json(event.counts)}'
+    if event.over:
+        said += f',"over":{_to_json(event.over)}'
+    if event.lost_owner:
+        said += ',"lost":true'
+    return said + "}"
+
+
+def _draws(draws: Draws) -> str:
+    return "[" + ",".join([f"[{grant},{ticks}]" for grant, ticks in draws]) + "]"
 
 
 def decode(kind: str, text: str) -> Event:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from _thread import allocate_lock
+from collections import OrderedDict
 from collections.abc import Sequence
-
-from cachetools import LRUCache
 
 from ..core.account import STATE_FORMAT, Account, evolve, from_state
 from ..core.events import Event, decode
@@ -56,7 +55,9 @@ class Accounts:
 
     def __init__(self, journal: Journal, size: int, counters: Counters) -> None:
         self._journal = journal
-        self._slots: LRUCache[str, Slot] = LRUCache(size)
+        self._slots: OrderedDict[str, Slot] = OrderedDict()
+        """The one used last comes last. cachetools and a lock around it say the same and take three times as long."""
+        self._size = size
         self._lock = allocate_lock()
         self._counters = counters
 
@@ -64,16 +65,26 @@ class Accounts:
         return len(self._slots)
 
     def slot(self, account_id: str) -> Slot:
+        try:
+            slot = self._slots[account_id]
+            self._slots.move_to_end(account_id)
+            return slot
+        except KeyError:  # it is new here, or another thread has just thrown it out
+            return self._new_slot(account_id)
+
+    def _new_slot(self, account_id: str) -> Slot:
         with self._lock:
             slot = self._slots.get(account_id)
             if slot is None:
                 slot = self._slots[account_id] = Slot(account_id)
+                while len(self._slots) > self._size:
+                    self._slots.popitem(last=False)
             return slot
 
     def with_tail_of(self, entries: int) -> list[Slot]:
         """Accounts that have folded at least so many entries since their last snapshot."""
         with self._lock:
-            return [slot for slot in self._slots.values() if slot.tail_entries >= entries]
+            return [slot for slot in list(self._slots.values()) if slot.tail_entries >= entries]
 
     def ready(self, slot: Slot) -> tuple[Account, bool]:
         """The slot's account and whether it was just compared with the journal. Lock held."""
