@@ -45,6 +45,7 @@ RUN_HERE = {
     "Quickstart": 1,
     "Observe first, then enforce": 1,
     "Who pays": 5,
+    "Django, Flask and WSGI": 3,
     "Prices and margin": 3,
     "A paid invoice becomes a grant": 1,
     "Your own tests": 2,
@@ -437,6 +438,54 @@ def test_current_shows_what_the_request_has_cost(lava: Lava, client: Any) -> Non
     answer = testclient.TestClient(app).get("/cost").json()
     assert answer == {"calls": "2", "charged": "0.0000504"}
     assert current.__doc__ is not None
+
+
+def test_djangos_settings_pass_its_checks_and_serve(tmp_path: Path) -> None:
+    """In a process of its own: Django is configured once in each."""
+    pytest.importorskip("django")
+    block = blocks("Django, Flask and WSGI")[0].replace("/var/lib/shop", str(tmp_path))
+    Path("shop.py").write_text(
+        "INSTALLED_APPS, MIDDLEWARE, urlpatterns, ROOT_URLCONF, SECRET_KEY = [], [], [], __name__, 'any'\n"
+        f"{block}SILENCED_SYSTEM_CHECKS = ['lava_middleware.W003']\n"
+    )
+    words = ["check", "--fail-level", "WARNING"], ["lava", "grant", "acme", "5.00"], ["lava", "balance", "acme"]
+    manage = "from django.core.management import execute_from_command_line as run\n"
+    manage += "".join(f"run({['manage.py', *line]!r})\n" for line in words)
+    manage += "from django.test import Client; Client().get('/nowhere', headers={'host': 'localhost'})\n"
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "shop", "PYTHONPATH": "."}
+    done = subprocess.run(
+        [sys.executable, "-c", manage], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no issues" in done.stdout
+    assert "available  5.00" in done.stdout
+    assert (tmp_path / "lava.db").exists()
+
+
+def test_flask_and_wsgi_serve_their_customers(lava: Lava, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("flask")
+    monkeypatch.setenv("LAVA_LEDGER", "memory://")
+    _, flask_block, wsgi_block = blocks("Django, Flask and WSGI")
+    app = run(flask_block)["app"]
+    app.secret_key = "of the tests"
+    app.get("/ask")(asking(client))
+    assert app.test_client().get("/ask").status_code == 403
+    with app.test_client() as signed_in:
+        with signed_in.session_transaction() as session:
+            session["account"] = "acme"
+        assert signed_in.get("/ask").status_code == 402
+    app.extensions["lava"].close()
+
+    def plain(environ: Any, start_response: Any) -> Any:
+        asking(client)()
+        return []
+
+    statuses: list[str] = []
+    application = run(wsgi_block, {"application": plain})["application"]
+    body = application({"shop.account": "acme"}, lambda status, *_: statuses.append(status))
+    assert json.loads(b"".join(body))["code"] == "insufficient_credit"
+    assert statuses == ["402 Payment Required"]
+    application.lava.close()
 
 
 def test_prices_and_a_markup_as_keywords_and_as_a_file(provider: FakeProvider, capsys: Any) -> None:
