@@ -30,21 +30,6 @@ EXPECTED: dict[str, dict[str, Any]] = json.loads((BODIES / "expected.json").read
 ALL = (CHAT, COMPLETIONS, FIM, RESPONSES, EMBEDDINGS, MESSAGES, GENERATE, GENERATE_STREAM, EMBED_CONTENT)
 DIALECTS: dict[str, Dialect] = {one.name: one for one in ALL}
 TOTALS = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
-ENDPOINTS: dict[str, Dialect] = {
-    "chat.completions": CHAT,
-    "completions": COMPLETIONS,
-    "fim.completions": FIM,
-    "agents.completions": CHAT,
-    "responses": RESPONSES,
-    "embeddings": EMBEDDINGS,
-    "messages": MESSAGES,
-    "rawPredict": MESSAGES,
-    "streamRawPredict": MESSAGES,
-    "generateContent": GENERATE,
-    "streamGenerateContent": GENERATE_STREAM,
-    "embedContent": EMBED_CONTENT,
-    "batchEmbedContents": EMBED_CONTENT,
-}
 STREAMED = (".sse", ".array")
 """How the names of our own bodies end that are streams: server-sent events, or an array that grows."""
 

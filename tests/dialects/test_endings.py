@@ -14,7 +14,7 @@ from groq import Groq
 from lava_middleware.core.intent import Intent, Text
 from lava_middleware.dialects.dialect import Dialect, Refusal
 
-from .kit import BODIES, DIALECTS, EXPECTED, REFUSAL
+from .kit import BODIES, DIALECTS, EXPECTED, REFUSAL, STREAMED
 
 CHAT, RESPONSES, MESSAGES = (DIALECTS[name] for name in ("openai.chat", "openai.responses", "anthropic.messages"))
 ASKING = Intent("chat", "gpt-4o", stream=True, text=Text(40, 1_000, 1), asks_usage=True)
@@ -262,9 +262,92 @@ def test_a_message_that_has_its_delta_only_gets_its_stop() -> None:
     assert body.endswith(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
 
 
-@pytest.mark.parametrize("name", sorted(name for name in EXPECTED if name.endswith(".sse")))
+# Completions ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("upto", [0, 1, 4])
+def test_a_cut_completion_finishes_with_length(upto: int) -> None:
+    """T3."""
+    body = cut(DIALECTS["openai.completions"], "completions_stream.sse", upto, ASKING)
+    assert body is not None
+    with openai_client(body) as client:
+        *before, last, usage = list(client.completions.create(model="m", prompt="x", stream=True))
+    assert len(before) == upto
+    assert (last.choices[0].finish_reason, last.choices[0].text) == ("length", "")
+    assert last.object == "text_completion"
+    assert usage.usage is not None
+    assert usage.usage.prompt_tokens > 0
+
+
+# Gemini --------------------------------------------------------------------------------------------------------------
+
+GENERATE_STREAM = DIALECTS["gemini.stream"]
+TOLD = Refusal(402, "insufficient_credit", "", None, {"input_tokens": 12, "output_tokens": 7})
+
+
+@pytest.mark.parametrize("upto", [1, 2, 3])
+def test_a_cut_gemini_stream_ends_at_its_cap(upto: int) -> None:
+    """T3: a candidate that reached MAX_TOKENS, with the usage that every chunk carries; the vendor's SDK reads it."""
+    genai = pytest.importorskip("google.genai", reason="google-genai is not installed")
+    body = cut(GENERATE_STREAM, "gemini_stream.sse", upto, refusal=TOLD)
+    assert body is not None
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
+
+    transport = httpx2.MockTransport(answer)
+    options = genai.types.HttpOptions(httpx_client=httpx2.Client(transport=transport))
+    with genai.Client(api_key="k", http_options=options) as client:
+        *before, last = client.models.generate_content_stream(model="gemini-2.5-flash", contents="x")
+    assert len(before) == upto
+    assert last.candidates[0].finish_reason.name == "MAX_TOKENS"
+    assert not last.text
+    assert (last.usage_metadata.prompt_token_count, last.usage_metadata.candidates_token_count) == (12, 7)
+
+
+@pytest.mark.parametrize("name", ["gemini_stream.array", "gemini_stream_compact.array"])
+@pytest.mark.parametrize("upto", [1, 2, 3])
+def test_a_cut_array_is_still_an_array(name: str, upto: int) -> None:
+    """T3: `]` closes it."""
+    body = cut(GENERATE_STREAM, name, upto, refusal=TOLD)
+    assert body is not None
+    *before, last = json.loads(body)
+    assert before == json.loads((BODIES / name).read_bytes())[:upto]
+    assert last["candidates"][0]["finishReason"] == "MAX_TOKENS"
+    assert last["usageMetadata"]["totalTokenCount"] == 19
+    assert last["lava"]["code"] == "insufficient_credit"
+
+
+def test_an_array_cut_at_its_first_element_begins_with_a_bracket() -> None:
+    """What was taken but not passed on does not count as there."""
+    meter = GENERATE_STREAM.stream_meter(SILENT, hide_usage=False)
+    meter.take(meter.split((BODIES / "gemini_stream.array").read_bytes())[0])
+    meter.untake()
+    ending = meter.ending(TOLD)
+    assert ending is not None
+    (only,) = json.loads(ending)
+    assert only["candidates"][0]["finishReason"] == "MAX_TOKENS"
+
+
+def test_an_element_that_is_half_through_is_not_cut() -> None:
+    meter = GENERATE_STREAM.stream_meter(SILENT, hide_usage=False)
+    meter.split((BODIES / "gemini_stream.array").read_bytes()[:50])
+    meter.take(meter.rest())
+    assert meter.ending(TOLD) is None
+
+
+def test_a_function_call_in_pieces_is_not_cut() -> None:
+    meter = GENERATE_STREAM.stream_meter(SILENT, hide_usage=False)
+    for call, inside in (({"name": "f", "willContinue": True}, True), ({"partialArgs": [{}]}, False)):
+        chunk = {"candidates": [{"content": {"parts": [{"functionCall": call}]}}]}
+        meter.take(b"data: " + json.dumps(chunk).encode() + b"\r\n\r\n")
+        assert meter.in_tool_call is inside
+
+
+@pytest.mark.parametrize("name", sorted(name for name in EXPECTED if name.endswith(STREAMED)))
 def test_no_cut_ever_raises(name: str) -> None:
     dialect = DIALECTS[EXPECTED[name]["dialect"]]
-    events = (BODIES / name).read_bytes().count(b"\n\n") + 1
+    raw = (BODIES / name).read_bytes()
+    events = len(dialect.stream_meter(SILENT, hide_usage=False).split(raw)) + 1
     for upto in range(events):
         cut(dialect, name, upto, ASKING)

@@ -23,6 +23,17 @@ KEYS = [
     *("content_block", "iterations", "cache_creation", "input_tokens", "output_tokens", "stop_reason", "input"),
     *("messages", "tools", "image_url", "url", "source", "data", "thinking", "cache_control", "stream", "audio"),
     *("stream_options", "file", "name", "role", "output_tokens_details", "thinking_tokens", "sequence_number"),
+    *(
+        "candidates",
+        "parts",
+        "usageMetadata",
+        "promptTokenCount",
+        "candidatesTokenCount",
+        "finishReason",
+        "promptFeedback",
+    ),
+    *("inlineData", "functionCall", "args", "contents", "generationConfig", "requests", "systemInstruction", "prompt"),
+    *("groundingMetadata", "webSearchQueries", "promptTokensDetails", "modality", "blockReason", "promptFeedback"),
     *("status", "summary", "incomplete_details", "reasoning", "tool_usage"),
 ]
 VALUES = [
@@ -78,6 +89,7 @@ def test_any_json_in_events_and_bodies(dialect: Dialect, values: list[Any], head
     raw = [json.dumps(value).encode() for value in values]
     swallow(dialect, [head + b"data: " + one + b"\n\n" for one in raw])
     swallow(dialect, raw)
+    swallow(dialect, [b"[", b",".join(raw), b"]"])
 
 
 @given(st.sampled_from(sorted(EXPECTED)), st.data())
@@ -98,7 +110,7 @@ def test_any_request(dialect: Dialect, body: Any) -> None:
     assert intent.text.bytes >= 0
     assert intent.choices >= 1
     if isinstance(body, dict):
-        dialect.read_request({"messages": [body], "input": [body], **body}, "m")
+        dialect.read_request({"messages": [body], "input": [body], "contents": [body], "prompt": [body], **body}, "m")
         dialect.with_cap(body, 5)
         dialect.asking_usage(body)
 
@@ -113,5 +125,6 @@ def test_depth_and_length_are_no_weapon() -> None:
     for _ in range(900):
         deep = {"content": [deep]}
     for dialect in DIALECTS.values():
-        intent = dialect.read_request({"messages": [deep], "input": [deep], "model": "m"}, None)
+        body = {"messages": [deep], "input": [deep], "contents": [deep], "content": deep, "prompt": [deep]}
+        intent = dialect.read_request(body, None)
         assert intent.text.bytes > 0 or intent.refuse == "unreadable"

@@ -7,7 +7,20 @@ from typing import Any
 
 import pytest
 
-from .kit import BODIES, DIALECTS, EXPECTED, STREAMED, body, figures, in_two, near_borders, one_by_one, read, stream, totals
+from .kit import (
+    BODIES,
+    DIALECTS,
+    EXPECTED,
+    STREAMED,
+    body,
+    figures,
+    in_two,
+    near_borders,
+    one_by_one,
+    read,
+    stream,
+    totals,
+)
 
 NAMES = sorted(EXPECTED)
 STREAMS = [name for name in NAMES if name.endswith(STREAMED)]

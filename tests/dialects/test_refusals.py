@@ -47,12 +47,14 @@ def openai_call(client: openai.OpenAI, name: str) -> None:
         client.chat.completions.create(model="m", messages=MESSAGES)
     elif name == "openai.responses":
         client.responses.create(model="m", input="x")
+    elif name == "openai.completions":
+        client.completions.create(model="m", prompt="x")
     else:
         client.embeddings.create(model="m", input="x")
 
 
 @pytest.mark.parametrize("status", [402, 403, 429])
-@pytest.mark.parametrize("name", ["openai.chat", "openai.responses", "openai.embeddings"])
+@pytest.mark.parametrize("name", ["openai.chat", "openai.responses", "openai.embeddings", "openai.completions"])
 def test_openai_raises_its_own_class_after_one_attempt(name: str, status: int) -> None:
     """T13."""
     seen: list[Any] = []
@@ -106,6 +108,29 @@ def test_groq_raises_its_own_class_after_one_attempt() -> None:
     assert caught.value.status_code == 402
 
 
+@pytest.mark.parametrize(
+    ("status", "name"), [(402, "RESOURCE_EXHAUSTED"), (403, "PERMISSION_DENIED"), (429, "RESOURCE_EXHAUSTED")]
+)
+@pytest.mark.parametrize("dialect", ["gemini.generate", "gemini.stream", "gemini.embeddings"])
+def test_google_raises_its_own_class_after_one_attempt(dialect: str, status: int, name: str) -> None:
+    """T13."""
+    genai = pytest.importorskip("google.genai", reason="google-genai is not installed")
+    seen: list[Any] = []
+    transport = httpx2.MockTransport(answering(DIALECTS[dialect], status, seen))
+    options = genai.types.HttpOptions(httpx_client=httpx2.Client(transport=transport))
+    calls: dict[str, Callable[[Any], Any]] = {
+        "gemini.generate": lambda models: models.generate_content(model="m", contents="x"),
+        "gemini.stream": lambda models: list(models.generate_content_stream(model="m", contents="x")),
+        "gemini.embeddings": lambda models: models.embed_content(model="m", contents="x"),
+    }
+    with genai.Client(api_key="k", http_options=options) as client, pytest.raises(genai.errors.ClientError) as caught:
+        calls[dialect](client.models)
+    assert len(seen) == 1
+    assert (caught.value.code, caught.value.status) == (status, name)
+    assert "what is missing" in caught.value.message
+
+
 def test_unusual_statuses_have_a_shape_too() -> None:
     assert b'"invalid_request_error"' in DIALECTS["openai.chat"].refusal(refused(400))
     assert b'"invalid_request_error"' in DIALECTS["anthropic.messages"].refusal(refused(413))
+    assert b'"FAILED_PRECONDITION"' in DIALECTS["gemini.generate"].refusal(refused(413))

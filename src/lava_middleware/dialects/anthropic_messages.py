@@ -26,6 +26,9 @@ from .thinking import claude_hides_thoughts
 BUILT_IN_TOOL = 900
 """Tokens that a tool of Anthropic's own schema (bash, computer, ...) adds at most to what the request shows."""
 
+SEARCHES_UNLIMITED = 5
+"""Searches that are held for where the tool has no `max_uses`."""
+
 _CLIENT_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
 
 _ERRORS = {
@@ -54,7 +57,7 @@ class AnthropicMessages:
         for field in ("output_config", "output_format", "stop_sequences", "mcp_servers", "context_management"):
             gathered.text(body.get(field))
         gathered.unseen |= bool(body.get("container"))
-        tools, server_tools = _gather_tools(gathered, body.get("tools"))
+        tools, server_tools, searches = _gather_tools(gathered, body.get("tools"))
         servers = bool(sequence(body.get("mcp_servers")))
         return Intent(
             operation=self.operation,
@@ -65,6 +68,7 @@ class AnthropicMessages:
             unseen_input=gathered.unseen,
             tools=tools or servers,
             server_tools=server_tools or servers,
+            searches_max=searches,
             output_tokens_max=cap_of(body.get("max_tokens")),
             hidden_reasoning=claude_hides_thoughts(model, body),
             asks_usage=True,
@@ -126,9 +130,9 @@ def _parts(model: str | None) -> Mapping[str, Callable[[Gathered, Block], None]]
     return known
 
 
-def _gather_tools(gathered: Gathered, tools: object) -> tuple[bool, bool]:
-    """Count the declared tools. (any are declared, Anthropic runs some of them)."""
-    server = False
+def _gather_tools(gathered: Gathered, tools: object) -> tuple[bool, bool, int]:
+    """Count the declared tools. (any are declared, Anthropic runs some of them, searches it may run at most)."""
+    server, searches = False, 0
     for tool in sequence(tools):
         gathered.parts += 1
         gathered.json(tool)
@@ -137,7 +141,9 @@ def _gather_tools(gathered: Gathered, tools: object) -> tuple[bool, bool]:
             continue
         gathered.media_tokens += BUILT_IN_TOOL
         server |= not str(kind).startswith(_CLIENT_TOOLS)
-    return bool(sequence(tools)), server
+        if str(kind).startswith("web_search"):
+            searches += count(mapping(tool).get("max_uses")) or SEARCHES_UNLIMITED
+    return bool(sequence(tools)), server, searches
 
 
 def _take_usage(meter: Known, usage: Mapping[str, Any], *, final: bool) -> None:

@@ -17,7 +17,7 @@ from .dialect import Refusal
 from .gather import Gathered
 from .jsons import count, mapping, sequence, text_or_none
 from .known import Known, reason_of
-from .openai_errors import lava_member, openai_refusal
+from .openai_errors import is_error, lava_member, openai_refusal
 from .openai_request import cache_lifetime, cap_of, choices_of, gather_tools, media_parts, unreadable
 from .openai_usage import asking_usage, chat_usage
 from .sse import is_event_stream
@@ -147,7 +147,7 @@ class ChatBodyMeter(WholeBodyMeter):
 
     def _whole(self, value: Mapping[str, Any]) -> None:
         self.name(value)
-        self.error = bool(value.get("error")) and not value.get("choices")
+        self.error = is_error(value) and not value.get("choices")
         for choice in sequence(value.get("choices")):
             choice = mapping(choice)
             self.finish_reason = self.finish_reason or reason_of(choice.get("finish_reason"))
@@ -226,7 +226,7 @@ class ChatStreamMeter(EventMeter):
         self.reading_final = alone or over
         self.reading = reading if self.reading_final else replace(reading, cost_ticks=None)
         self._hidden = self._hide_usage and alone
-        self.finished |= alone and over
+        self.finished |= over  # Cerebras and others send no [DONE]
 
     def _said(self, choice: Mapping[str, Any]) -> Mapping[str, Any]:
         """What a choice adds, as the part of a message."""

@@ -14,7 +14,7 @@ from .dialect import Refusal
 from .gather import Gathered
 from .jsons import mapping, parsed, text_or_none
 from .openai_chat import ChatStreamMeter
-from .openai_errors import openai_refusal
+from .openai_errors import is_error, openai_refusal
 from .openai_request import gather_prompts, unreadable
 from .openai_usage import chat_usage
 from .sse import is_event_stream
@@ -81,6 +81,6 @@ class EmbeddingsBodyMeter(WholeBodyMeter):
 
     def _whole(self, value: Mapping[str, Any]) -> None:
         self.name(value)
-        self.error = bool(value.get("error")) and "data" not in value
+        self.error = is_error(value) and "data" not in value
         self.reading = chat_usage(mapping(value.get("usage")))
         self.reading_final = self.reading is not None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from .dialect import Refusal
 from .jsons import encoded
 
@@ -18,6 +21,15 @@ def openai_refusal(refusal: Refusal) -> bytes:
     kind, code = _KINDS.get(refusal.status, ("invalid_request_error", refusal.code))
     error = {"message": refusal.message, "type": kind, "param": None, "code": code}
     return encoded({"error": error, "lava": lava_member(refusal)})
+
+
+_ERROR_SIGNS = ("error", "detail", "message")
+"""Where a body that has no answer in it says why: at OpenAI and most hosts, at servers built on FastAPI, at Mistral."""
+
+
+def is_error(body: Mapping[str, Any]) -> bool:
+    """Whether a body says why it is no answer, in one of the shapes that OpenAI's followers use."""
+    return any(body.get(sign) for sign in _ERROR_SIGNS)
 
 
 def lava_member(refusal: Refusal) -> dict[str, object]:

@@ -38,10 +38,11 @@ def media_parts(model: str | None) -> Mapping[str, Callable[[Gathered, Block], N
         gathered.media_tokens += image_tokens_openai(model, detail, image_size(found[1]) if found else None)
 
     def audio(gathered: Gathered, part: Block) -> None:
-        given = mapping(part.get("input_audio"))
-        data = given.get("data")
+        given = part.get("input_audio")
+        data = given if isinstance(given, str) else mapping(given).get("data")  # Mistral's is the data itself, or a URL
+        gathered.unseen |= isinstance(data, str) and data.startswith("http")
         size = len(data) if isinstance(data, str) else 0
-        gathered.media_tokens += audio_tokens(size, text_or_none(given.get("format")))
+        gathered.media_tokens += audio_tokens(size, text_or_none(mapping(given).get("format")))
 
     def file(gathered: Gathered, part: Block) -> None:
         given = mapping(part.get("file")) or part

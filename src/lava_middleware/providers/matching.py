@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from ipaddress import AddressValueError, IPv6Address
 from threading import Lock
 from typing import TypeAlias
 from urllib.parse import unquote
@@ -36,7 +37,21 @@ def normal_host(host: str, port: int | None = None) -> tuple[str, int | None]:
         rest = ""
     if rest.isdecimal() and len(rest) <= 5:
         port = int(rest)
-    return name.rstrip("."), port
+    return _shortest(name) if ":" in name else name.rstrip("."), port
+
+
+def _shortest(address: str) -> str:
+    """An IPv6 address in its one shortest spelling; what is none is left as it is."""
+    try:
+        return str(IPv6Address(address))
+    except AddressValueError:
+        return address
+
+
+def host_key(name: str, port: int | None = None) -> str:
+    """A normalised host as it is listed among the operator's: gw.local, gw.local:443, [::1]:8811."""
+    listed = f"[{name}]" if ":" in name else name
+    return listed if port is None else f"{listed}:{port}"
 
 
 def normal_path(path: str) -> str:

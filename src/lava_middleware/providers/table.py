@@ -13,7 +13,7 @@ from types import MappingProxyType
 from cachetools import LRUCache
 
 from . import rows
-from .matching import LONGEST_HOST, Hosts, Paths, normal_host, normal_path
+from .matching import LONGEST_HOST, Hosts, Paths, host_key, normal_host, normal_path
 from .others import ROWS_WITHOUT_ENDPOINTS
 from .row import Endpoint, Match, Row
 from .rows import unlisted
@@ -58,12 +58,12 @@ def find(
 ) -> Match | None:
     """What a request is for; None: it is not for a provider.
 
-    `hosts` are the operator's own: "127.0.0.1:8811" or a bare name → rows, told apart by path. There the API may be
-    mounted below a prefix, with or without its `/v1`.
+    `hosts` are the operator's own: "127.0.0.1:8811" or a bare name (as host_key() writes them) → rows, told apart by
+    path. There the API may be mounted below a prefix, with or without its `/v1`. Without a port it is some scheme's
+    own: what is listed at 443 or 80 is met.
     """
     if hosts:
-        name, port = normal_host(host, port)
-        mine = (hosts.get(f"{name}:{port}") if port is not None else None) or hosts.get(name)
+        mine = _of_operator(hosts, *normal_host(host, port))
         if mine:
             return _at_operators_host(method.upper(), normal_path(path), mine)
     rows = _rows_of(host)
@@ -76,6 +76,13 @@ def find(
             endpoint, model = paths.match(method, plain) or (None, None)
             return Match(row, endpoint, model)
     return None
+
+
+def _of_operator(hosts: Mapping[str, tuple[Row, ...]], name: str, port: int | None) -> tuple[Row, ...] | None:
+    for one in (443, 80) if port is None else (port,):
+        if (rows := hosts.get(host_key(name, one))) is not None:
+            return rows
+    return hosts.get(host_key(name))
 
 
 def find_by_path(method: str, path: str) -> Match | None:

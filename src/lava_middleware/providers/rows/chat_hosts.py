@@ -71,7 +71,7 @@ XAI = Row(
     ),
     family="open",
     system="x_ai",
-    framing=512,
+    framing=640,
     soft=True,
     asks_usage=True,
     reports_cost=True,
@@ -102,7 +102,7 @@ OPENROUTER = Row(
     hosts=("openrouter.ai",),
     endpoints=compatible("/api/v1", CHAT_COMPATIBLE),
     family="open",
-    framing=GPT_OSS,
+    framing=768,  # what Grok adds behind it
     soft=True,
     reports_cost=True,
     evidence=RECORDED,
@@ -118,6 +118,7 @@ def _host(
     more: tuple[Endpoint, ...] = (),
     cap: OpenAIChat = CHAT_COMPATIBLE,
     asks_usage: bool = False,
+    framing: int = GPT_OSS,
     soft: bool = False,
     prices_as: tuple[str, ...] = (),
     evidence: str = RECORDED,
@@ -129,7 +130,7 @@ def _host(
         endpoints=(*more, *(one for prefix in prefixes for one in compatible(prefix, cap))),
         paths=paths,
         family="open",
-        framing=GPT_OSS,
+        framing=framing,
         soft=soft,
         asks_usage=asks_usage,
         prices_as=prices_as,
@@ -144,7 +145,8 @@ HOSTS = (
     _host("cerebras", "api.cerebras.ai", cap=CHAT, asks_usage=True),
     _host("alibaba", *ALIBABA, prefixes=("/compatible-mode/v1",), more=door("own format", "/api/v1/**")),
     _host("zai", "api.z.ai", "open.bigmodel.cn", prefixes=("/api/paas/v4", "/api/coding/paas/v4"), asks_usage=True),
-    _host("venice", "api.venice.ai", prefixes=("/api/v1",), asks_usage=True, soft=True),  # its own system prompt
+    # It has a system prompt of its own, of up to 1,555 recorded tokens.
+    _host("venice", "api.venice.ai", prefixes=("/api/v1",), asks_usage=True, framing=2_048, soft=True),
     # Usage is in every chunk, running up.
     _host(
         "databricks",
@@ -152,6 +154,7 @@ HOSTS = (
         prefixes=("/serving-endpoints",),
         paths=("/serving-endpoints/**", "/ai-gateway/**"),
         more=door("invocations", "/serving-endpoints/*/invocations"),
+        framing=256,
     ),
     _host("avian", "api.avian.io", asks_usage=True),
     _host(
