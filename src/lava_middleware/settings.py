@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from .errors import ConfigurationError, say_once
+from .providers.matching import host_key, normal_host
 
 PREFIX = "LAVA_"
 
@@ -79,7 +80,7 @@ def _writable_file(value: object) -> Path:
     return path
 
 
-_HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
+_HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?\.?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
 
 
 def _hosts(value: object) -> dict[str, tuple[str, ...]]:
@@ -100,13 +101,28 @@ def _hosts(value: object) -> dict[str, tuple[str, ...]]:
 
 
 def _host(value: object) -> str:
-    host = value.strip().lower().rstrip(".") if isinstance(value, str) else ""
+    """As requests are looked up: any spelling that a client may be given in a URL means the same host."""
+    host = value.strip().lower() if isinstance(value, str) else ""
     if "://" in host or "/" in host or "@" in host:
         raise ValueError("takes host names (host or host:port), not URLs")
+    host = _on_the_wire(host)
     found = _HOST.fullmatch(host)
     if not found or not 0 < int(found[1] or 1) < 65_536:
         raise ValueError("has something that is not host or host:port")
-    return host
+    return host_key(*normal_host(host))
+
+
+def _on_the_wire(host: str) -> str:
+    """A name in other letters than ASCII's, as the HTTP libraries send it (xn--...)."""
+    if host.isascii():
+        return host
+    from httpx import URL, InvalidURL
+
+    name, colon, port = host.partition(":")
+    try:
+        return URL(scheme="http", host=name).raw_host.decode("ascii") + colon + port
+    except InvalidURL:
+        return host
 
 
 def _providers(value: object) -> tuple[str, ...]:

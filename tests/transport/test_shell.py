@@ -222,7 +222,7 @@ def test_the_gate_sees_the_url_taken_apart_and_the_bytes(kit: Kit, provider: Pro
     assert first.headers.get_list("content-type") == ["application/json"]
     assert "secret" not in repr(first)
     assert "x=1" not in repr(first)
-    assert (second.host, second.port, multipart) == ("api.example.com.", None, None)
+    assert (second.host, second.port, multipart) == ("api.example.com.", 80, None)
 
 
 def test_bodies_that_are_no_bytes_are_never_read(kit: Kit, provider: Provider, script: Script) -> None:

@@ -9,6 +9,9 @@ from typing import Any, Protocol, TypeAlias
 from .library import Library
 
 
+_SCHEMES_OWN = {"https": 443, "http": 80}
+
+
 class Seen:
     """An application's request, as the gate may look at it.
 
@@ -41,15 +44,16 @@ class Seen:
 
     @property
     def host(self) -> str:
-        """Lower case, without userinfo and port; a trailing dot is still there."""
-        host: str = self._request.url.host
-        return host
+        """As it goes over the wire: lower case, ASCII (xn--...), without userinfo, brackets and port; a trailing dot is
+        still there."""
+        raw: bytes = self._request.url.raw_host
+        return raw.decode("ascii")
 
     @property
     def port(self) -> int | None:
-        """None: the scheme's own."""
+        """The one it connects to: the scheme's own too, which the libraries' URLs leave out."""
         port: int | None = self._request.url.port
-        return port
+        return _SCHEMES_OWN.get(self.scheme) if port is None else port
 
     @property
     def path(self) -> str:
