@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lava_middleware import Lava, denied
+from lava_middleware.errors import LavaError
 from lava_middleware.transport.guards import _ask
 
 from .rig import chat
@@ -45,7 +46,7 @@ def test_a_host_that_was_named_is_gated_however_it_is_spelled(library: str, name
 def test_it_is_refused_through_libraries_without_a_meter_too(named: str, url: str) -> None:
     with Lava("memory://", hosts={named: "openai"}) as lava:
         lava.instrument()
-        with pytest.raises(Exception) as refused:
+        with pytest.raises(LavaError) as refused:
             _ask("POST", f"{url}/v1/chat/completions", "requests")
     decision = denied(refused.value)
     assert decision is not None

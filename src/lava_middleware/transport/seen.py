@@ -8,7 +8,6 @@ from typing import Any, Protocol, TypeAlias
 
 from .library import Library
 
-
 _SCHEMES_OWN = {"https": 443, "http": 80}
 
 
