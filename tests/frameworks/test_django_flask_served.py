@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
+import django
 import httpx
 import pytest
 
@@ -206,6 +207,8 @@ def test_the_client_has_an_event_while_the_provider_withholds_the_next(site: Sit
 
 def test_a_client_that_leaves_is_billed_for_what_was_delivered(site: Site) -> None:
     """T17, T18: upstream is closed, and the customer pays for what arrived, not for nothing and not for ever."""
+    if site.is_async and django.VERSION < (5,):
+        pytest.skip("Django before 5.0 does not hear, under ASGI, that a client has left")
     site.provider.default = Script(endless=True, chunk_delay_s=0.002)
     before = len(site.records("alice"))
     where = urlsplit(site.url)
@@ -214,7 +217,7 @@ def test_a_client_that_leaves_is_billed_for_what_was_delivered(site: Site) -> No
             f"GET {site.path('stream')} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer token-of-alice\r\n\r\n".encode()
         )
         received = b""
-        while received.count(b"data: ") < 20:
+        while received.count(b"data: ") < 40:
             piece = client.recv(65_536)
             assert piece, received
             received += piece
@@ -224,7 +227,8 @@ def test_a_client_that_leaves_is_billed_for_what_was_delivered(site: Site) -> No
     eventually(lambda: len(site.records("alice")) > before, 10)
     record = site.records("alice")[before]
     assert record.basis == "counted"
-    assert 14 <= record.usage.output_tokens <= 1.2 * served.output_tokens
+    # Counted, without a tokenizer, by a process that has learned nothing of the model yet.
+    assert 30 <= record.usage.output_tokens <= 1.3 * served.output_tokens
     assert record.overrun_cause is None
 
 
