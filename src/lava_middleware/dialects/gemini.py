@@ -5,7 +5,6 @@ https://ai.google.dev/api/generate-content
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -103,10 +102,13 @@ _UNSPECIFIED = ("0", "FINISH_REASON_UNSPECIFIED")
 class _Answer:
     """What a meter has heard of one answer, in one chunk or in many."""
 
-    __slots__ = ("blocked", "finished", "open_call", "searches", "usage")
+    __slots__ = ("block", "blocked", "finished", "open_call", "searches", "usage")
 
     def __init__(self) -> None:
+        self.block: Mapping[str, Any] = {}
+        """The last `usageMetadata`."""
         self.usage: dict[str, Any] = {}
+        """What all of them say together."""
         self.finished: dict[int, bool] = {}
         """Candidates by index, and whether they are finished."""
         self.searches: dict[int, int] = {}
@@ -119,22 +121,26 @@ class _Answer:
         return self.blocked or (len(self.finished) >= choices and all(self.finished.values()))
 
 
-def _take_chunk(meter: Known, answer: _Answer, value: Mapping[str, Any], *, choices: int) -> bool:
-    """Take what a response object says: a whole body, or one chunk. Whether it reported figures."""
+def _take_chunk(meter: Known, answer: _Answer, value: Mapping[str, Any]) -> None:
+    """Take what a response object says: a whole body, or one chunk. What it reports is read by _take_figures."""
     meter.response_id = text_or_none(value.get("responseId")) or meter.response_id
     meter.model = text_or_none(value.get("modelVersion")) or meter.model
-    meter.error = meter.error or bool(value.get("error"))
-    for candidate in map(mapping, sequence(value.get("candidates"))):
-        _take_candidate(meter, answer, candidate)
+    if value.get("error"):
+        meter.error = True
+    for candidate in sequence(value.get("candidates")):
+        _take_candidate(meter, answer, mapping(candidate))
     if blocked := reason_of(mapping(value.get("promptFeedback")).get("blockReason")):
         answer.blocked, meter.finish_reason = True, meter.finish_reason or blocked
-    block = mapping(value.get("usageMetadata"))
-    meter.service_tier = tier_of(block) or meter.service_tier
-    answer.usage = overlaid(answer.usage, block)
-    reading = gemini_usage(answer.usage, block, sum(answer.searches.values()) or None)
+    answer.block = mapping(value.get("usageMetadata"))
+    if answer.block:
+        answer.usage = overlaid(answer.usage, answer.block)
+
+
+def _take_figures(meter: Known, answer: _Answer, *, choices: int) -> None:
+    meter.service_tier = tier_of(answer.usage) or meter.service_tier
+    reading = gemini_usage(answer.usage, answer.block, sum(answer.searches.values()) or None)
     if reading is not None:
         meter.reading, meter.reading_final = reading, answer.over(choices)
-    return reading is not None and bool(block)
 
 
 def _take_candidate(meter: Known, answer: _Answer, candidate: Mapping[str, Any]) -> None:
@@ -191,18 +197,22 @@ class GeminiBodyMeter(WholeBodyMeter):
             self._whole(found)
 
     def _whole(self, value: Mapping[str, Any]) -> None:
-        _take_chunk(self, _Answer(), value, choices=1)
+        answer = _Answer()
+        _take_chunk(self, answer, value)
+        _take_figures(self, answer, choices=1)
         self.reading_final = self.reading is not None
 
 
 class GeminiStreamMeter(EventMeter):
     """A streamed answer: server-sent events (CRLF), or without `alt=sse` the elements of one array."""
 
-    __slots__ = ("_answer", "_array", "_broken", "_counted", "_elements", "_opening")
+    __slots__ = ("_answer", "_array", "_broken", "_counted", "_elements", "_opening", "_stale")
 
     def __init__(self, intent: Intent) -> None:
         super().__init__(intent)
         self._answer = _Answer()
+        self._stale = False
+        """Its figures have not been read since the last chunk."""
         self._array: ArraySplitter | None = None
         """Where it is an array. Its first sign tells."""
         self._opening: bytes | None = b""
@@ -271,7 +281,7 @@ class GeminiStreamMeter(EventMeter):
         return None  # every chunk carries figures
 
     def _may_wait(self, event: bytes) -> bool:
-        return _CARRIES_MORE.search(event) is None
+        return not any(sign in event for sign in _CARRIES_MORE) and not event.endswith(b"]")
 
     def _read(self, event: bytes, parse: Callable[[bytes], Any]) -> None:
         if self._array is not None and self._fields(event)[1] == b"]":
@@ -280,9 +290,21 @@ class GeminiStreamMeter(EventMeter):
             super()._read(event, parse)
 
     def _event(self, name: bytes, value: Mapping[str, Any], raw: bytes) -> None:
-        reported = _take_chunk(self, self._answer, value, choices=self._intent.choices)
-        over = self._answer.over(self._intent.choices)
-        self.finished |= over and (reported or self._answer.blocked)
+        _take_chunk(self, self._answer, value)
+        self._stale = True
+        if self._answer.over(self._intent.choices):
+            self._take_figures()
+            self.finished |= bool(self._answer.block) or self._answer.blocked
+
+    def _take_figures(self) -> None:
+        """Figures come in every chunk; they are read when somebody wants to know them."""
+        if self._stale:
+            self._stale = False
+            _take_figures(self, self._answer, choices=self._intent.choices)
+
+    def measure(self) -> None:
+        super().measure()
+        self._take_figures()
 
     def ending(self, refusal: Refusal) -> bytes | None:
         self.measure()
@@ -307,5 +329,5 @@ class GeminiStreamMeter(EventMeter):
 
 _BETWEEN_ELEMENTS = b" \t\r\n,[\xef\xbb\xbf"
 
-_CARRIES_MORE = re.compile(rb'"(?:finishReason|error|promptFeedback|functionCall)"|^\s*\]')
+_CARRIES_MORE = (b'"finishReason"', b'"error"', b'"promptFeedback"', b'"functionCall"')
 """Marks of a chunk that may carry an ending, an error or a tool call. Figures alone can wait: the last ones count."""

@@ -98,6 +98,8 @@ def _of(details: Sequence[Any], modality: str) -> int | None:
 def searches_of(candidate: Mapping[str, Any], model: str | None) -> int:
     """Searches a candidate was grounded on, as they are billed."""
     queries = sequence(mapping(candidate.get("groundingMetadata")).get("webSearchQueries"))
+    if not queries:
+        return 0
     made = sum(1 for query in queries if query)
     return min(made, 1) if _PER_PROMPT.search(model or "") else made
 

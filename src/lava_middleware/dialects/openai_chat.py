@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from ..core.intent import Intent
-from ..core.usage import Reading
 from .body import WholeBodyMeter
 from .dialect import Refusal
 from .gather import Gathered
@@ -163,6 +162,7 @@ class ChatStreamMeter(EventMeter):
     """What a chunk is called before the provider's own has said so."""
 
     __slots__ = (
+        "_beginning",
         "_choices",
         "_envelope",
         "_hide_usage",
@@ -177,6 +177,8 @@ class ChatStreamMeter(EventMeter):
     def __init__(self, intent: Intent, *, hide_usage: bool) -> None:
         super().__init__(intent)
         self._hide_usage = hide_usage
+        self._beginning: Mapping[str, Any] | None = None
+        """Figures of an answer that goes on, not read yet."""
         self._choices: dict[int, _Choice] = {}
         self._envelope: dict[str, Any] = {}
         """What every chunk repeats: id, created, model, ..."""
@@ -213,20 +215,29 @@ class ChatStreamMeter(EventMeter):
             self._envelope = {key: value[key] for key in _ENVELOPE if key in value}
         for one in choices:
             self._choice(mapping(one))
-        usage = _usage_of(value)
-        if usage and (reading := chat_usage(usage)) is not None:
-            self._take_reading(reading, alone=not choices)
+        if usage := _usage_of(value):
+            self._take_usage(usage, alone=not choices)
         elif len(choices) == 1 and not self.error:
             self._learn(mapping(choices[0]), raw)
 
-    def _take_reading(self, reading: Reading, *, alone: bool) -> None:
+    def _take_usage(self, usage: Mapping[str, Any], *, alone: bool) -> None:
         """Figures are cumulative or final, never to be added. In the middle of an answer, where Perplexity and
         Databricks send them in every chunk, they are only a beginning, and a cost among them is not yet the cost."""
         over = bool(self._choices) and all(one.finished for one in self._choices.values())
-        self.reading_final = alone or over
-        self.reading = reading if self.reading_final else replace(reading, cost_ticks=None)
-        self._hidden = self._hide_usage and alone
-        self.finished |= over  # Cerebras and others send no [DONE]
+        if not alone and not over:
+            self._beginning = usage  # read when somebody wants to know it
+        elif (reading := chat_usage(usage)) is not None:
+            self.reading, self.reading_final = reading, True
+            self._beginning = None
+            self._hidden = self._hide_usage and alone
+            self.finished |= over  # Cerebras and others send no [DONE]
+
+    def measure(self) -> None:
+        super().measure()
+        if self._beginning is not None:
+            reading, self._beginning = chat_usage(self._beginning), None
+            if reading is not None:
+                self.reading, self.reading_final = replace(reading, cost_ticks=None), False
 
     def _said(self, choice: Mapping[str, Any]) -> Mapping[str, Any]:
         """What a choice adds, as the part of a message."""

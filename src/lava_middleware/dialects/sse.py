@@ -40,6 +40,8 @@ class Splitter:
             data = bytes(kept)
         elif data.find(b"\n\n") == len(data) - 2 and len(data) > 2 and b"\r" not in data:
             return [data]  # exactly one event, as it usually comes
+        elif _is_one_of_crlf(data):
+            return [data]  # the same, as Google writes it
         events, done = _split_lf(data, start) if b"\r" not in data else _split_any(data, start)
         if done or not kept:
             kept[:] = data[done:]
@@ -52,6 +54,13 @@ class Splitter:
         self._kept.clear()
         self._searched = 0
         return rest
+
+
+def _is_one_of_crlf(data: bytes) -> bool:
+    """Whether this is exactly one event, all of whose lines end with CRLF."""
+    if not data.endswith(b"\r\n\r\n") or data.find(b"\r\n\r\n") != len(data) - 4 or len(data) == 4:
+        return False
+    return data.count(b"\r") == data.count(b"\n") == data.count(b"\r\n")
 
 
 def _split_lf(data: bytes, start: int) -> tuple[list[bytes], int]:
