@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import threading
 import time
-from collections import Counter
+import weakref
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,7 @@ from .core.outcome import Used
 from .core.pricing import Price
 from .core.rating import Markup, provenance, rate
 from .core.record import Facts, Record, record_of
-from .core.terms import Limit
+from .core.terms import Limit, TermsError
 from .core.usage import Reading
 from .core.windows import zone_of
 from .errors import ConfigurationError, Denied, LedgerUnavailable, first_refusal
@@ -80,22 +82,25 @@ class Lava:
         self.clock = clock
         self.monotonic = time.monotonic
         self.new_id = new_id
+        # What can be wrong with the settings is found out before a file is made.
+        self.book = _book(self.settings)
+        self.markup = Markup(self.settings.markup)
+        self.hosts = _rows_at(self.settings.hosts)
         with _ledger_errors():
             self._opened = open_journal(self.settings)
         self.ledger = Ledger(self._opened, clock=clock, pending_path=self.settings.pending)
         self.journal: Journal = self.ledger.journal
         """As anybody beside the ledger may use it: what a collector ends meanwhile is handed over (T35)."""
-        self.book = _book(self.settings)
-        self.markup = Markup(self.settings.markup)
-        self.hosts = _rows_at(self.settings.hosts)
         self.learned = self._read_lessons()
         self.metrics = Metrics()
         self._open: dict[int, Flight] = {}
         """Exchanges under way, for the watcher of stalls."""
-        self._passed: Counter[tuple[str, str, str]] = Counter()
+        self._passed: deque[tuple[str, str, str]] = deque()
+        """(day, reason, host) of each request that passed; folded and written by the chores."""
         self._taught = 0
         self._closed = False
         self._chores = _Chores(self._do_chores)
+        _OPEN_LAVAS.add(self)
         self._followers = (*exporters, *self._own_followers())
         for follower in self._followers:
             follower.start(self)
@@ -162,6 +167,8 @@ class Lava:
         starts: datetime | None,
         expires: datetime | None,
     ) -> Grant:
+        if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > 1_000_000:
+            raise AmountError("a grant's priority must be a whole number within a million")
         amount = ticks_of(credits, what="credits")
         if amount <= 0:
             raise AmountError("a grant must be more than 0 credits")
@@ -169,14 +176,11 @@ class Lava:
             raise AmountError(f"a grant's category must be one of {', '.join(CATEGORIES)}")
         if key is not None and not (isinstance(key, str) and 1 <= len(key) <= 255 and key.isprintable()):
             raise AmountError("a grant's key must be 1 to 255 printable characters")
-        return Grant(
-            key or self.new_id(),
-            amount,
-            category,
-            priority,
-            None if starts is None else _microseconds(starts, "starts"),
-            None if expires is None else _microseconds(expires, "expires"),
-        )
+        begins = None if starts is None else _microseconds(starts, "starts")
+        ends = None if expires is None else _microseconds(expires, "expires")
+        if ends is not None and ends <= max(begins or 0, self.clock()):
+            raise AmountError("a grant must expire in the future, and after it starts")
+        return Grant(key or self.new_id(), amount, category, priority, begins, ends)
 
     def limit(
         self,
@@ -193,6 +197,8 @@ class Lava:
         Counted from now on; setting it again under the same name (default "unit/window") keeps what was counted.
         Raises TermsError for a limit that cannot be enforced.
         """
+        if not isinstance(zone, str) or not (name is None or isinstance(name, str)):
+            raise TermsError("a limit's zone and name must be strings")
         zone_of(zone)
         name = name or f"{unit}/{window}"
         while True:
@@ -274,12 +280,18 @@ class Lava:
         self._closed = True
         context.drop_default(self)
         self._chores.stop()
-        for follower in self._followers:
-            follower.close()
+        self._end_open("closing")
         self._do_chores()
         self._save_lessons()
         self.ledger.close()
+        for follower in self._followers:  # after the ledger's last word, so that they hear it
+            follower.close()
         self._opened.close()
+
+    def _end_open(self, how: str) -> None:
+        """Settle what is still open by what is known of it now: nobody will be there to do it later."""
+        for flight in list(self._open.values()):
+            flight.abandoned(how)
 
     def _apply(self, customer: str, command: Command) -> Ticket:
         return self.ledger.apply(context.checked_id(customer), command)
@@ -322,7 +334,7 @@ class Lava:
     def count_passed(self, reason: str, host: str) -> None:
         """One more request that passed without being metered, or would have been refused."""
         day = datetime.fromtimestamp(self.clock() / 1_000_000, UTC).date().isoformat()
-        self._passed[day, reason, host] += 1
+        self._passed.append((day, reason, host))
         self.metrics.passed(reason)
         self._chores.start()
 
@@ -402,18 +414,22 @@ class Lava:
             self._save_lessons()
 
     def _write_passed(self) -> None:
-        counts, self._passed = self._passed, Counter()
-        for (day, reason, host), count in counts.items():
+        counts = Counter(self._passed.popleft() for _ in range(len(self._passed)))
+        for passed, count in counts.items():
             try:
-                self.journal.bump(day, reason, host, count)
+                self.journal.bump(*passed, count)
             except Exception:  # the ledger is busy or away: keep the counts for the next time
-                self._passed[day, reason, host] += count
+                self._passed.extend([passed] * count)
 
     def _end_stalled(self) -> None:
         patience = self.settings.stall_s
         now = self.monotonic()
         for flight in list(self._open.values()):
-            if not flight.reading and now - flight.last_read > patience:
+            if flight.reading or now - flight.last_read <= patience:
+                continue
+            if self.settings.mode == "observe":
+                flight.abandoned("stalled")  # settled; whoever reads on gets the rest
+            else:
                 flight.stalled()
 
     def _read_lessons(self) -> Learned:
@@ -433,21 +449,38 @@ class Lava:
         yield telemetry(self.metrics, spans=self.settings.tracing)
 
 
+_OPEN_LAVAS: weakref.WeakSet[Lava] = weakref.WeakSet()
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Streams that a script left open are settled by what is known of them, not left to the next process's recovery.
+
+    Registered after the ledger's own hook, so it runs before that.
+    """
+    for lava in list(_OPEN_LAVAS):
+        with contextlib.suppress(Exception):
+            lava._end_open("exit")
+
+
 class _Chores:
     """A thread that does small things once a second while there is something to do. Started when first needed."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         self._work = work
         self._pid = 0
+        self._closed = False
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        if self._pid != os.getpid():  # never started here, or in the parent of a fork
+        if self._pid != os.getpid() and not self._closed:  # never started here, or in the parent of a fork
             self._pid = os.getpid()
             self._stopped = threading.Event()
             threading.Thread(target=self._run, args=(self._stopped,), name="lava-chores", daemon=True).start()
 
     def stop(self) -> None:
+        """For good."""
+        self._closed = True
         self._stopped.set()
 
     def _run(self, stopped: threading.Event) -> None:

@@ -8,7 +8,7 @@ from lava_middleware.core.commands import Authorize, Grant, Report, SetTerms, Se
 from lava_middleware.core.decide import Conflict, Declined, LookUp, Repeated, UnknownHold, decide
 from lava_middleware.core.events import Adjusted, Extended, Granted, Held, Lapsed, Reported, Settled, Voided
 from lava_middleware.core.money import LARGEST, PER_MILLION, AmountError
-from lava_middleware.core.terms import NO_TERMS, Limit
+from lava_middleware.core.terms import NO_TERMS, Limit, TermsError
 
 from .history import CREDIT, START, History, call, granted, more, settled, stream
 
@@ -231,6 +231,25 @@ class TestLostOwner:
         history = History().given(granted(1), call(), Settle("h", CREDIT, 0, 0, lost_owner=True), Void("h", "unsent"))
         assert history.available == CREDIT
 
+    def test_what_the_operator_bears_or_forgives_it_bears_and_forgives_late_as_well(self) -> None:
+        absorbed = self.expired().event(Settle("h", 9 * CREDIT, 0, 0, "cap_ignored", absorb=True))
+        assert isinstance(absorbed, Adjusted)
+        assert absorbed.charge == 3 * CREDIT, "up to the hold of four, of which one was charged at the expiry"
+        history = History().given(granted(1), call(), Settle("h", CREDIT, 0, 0, lost_owner=True))
+        forgiven = history.event(Settle("h", 5 * CREDIT, 0, 0, forgive=True))
+        assert isinstance(forgiven, Adjusted)
+        assert (forgiven.charge, forgiven.debt) == (0, 0)
+
+    def test_what_was_used_late_counts_in_the_window_of_the_hold_as_an_overrun(self) -> None:
+        """T11."""
+        terms = NO_TERMS.with_limit(Limit("month", "tokens", 10_000))
+        history = History().given(granted(9), SetTerms(terms), Authorize("h", "o", 0, 100, CREDIT, 500, 500))
+        history.given(Settle("h", 1, 100, 10, lost_owner=True))
+        history.now += 40 * DAY
+        event = history.event(Settle("h", 2, 100, 400))
+        assert isinstance(event, Adjusted)
+        assert (event.counts, event.over) == ((("month", "2026-09", 390),), (("month", "2026-09", 390),))
+
     def test_the_owner_is_heard_once(self) -> None:
         history = self.expired().given(settled(charge=3 * CREDIT))
         assert isinstance(history.ask(settled(charge=3 * CREDIT)), Repeated)
@@ -407,3 +426,11 @@ def test_decide_says_which_keys_it_must_see_before_it_answers() -> None:
     with pytest.raises(LookUp) as wanted:
         decide(History().account, settled("h"), START)
     assert wanted.value.keys == ("hold:h", "end:h", "late:h")
+
+
+def test_a_limit_keeps_its_unit_under_its_name() -> None:
+    """What was counted in tokens must not become requests."""
+    terms = NO_TERMS.with_limit(Limit("month", "tokens", 10))
+    with pytest.raises(TermsError, match="another name"):
+        terms.with_limit(Limit("month", "requests", 10))
+    assert terms.with_limit(Limit("month", "tokens", 20)).limits[0].quantity == 20

@@ -329,13 +329,7 @@ def _fill(account: Account, hold: Hold, command: Settle, now: int) -> tuple[Coun
     if not hold.counts:
         return (), ()
     units = {limit.name: limit.unit for limit in account.terms.limits}
-    tokens = command.input_tokens + command.output_tokens
-    quantities = {
-        "tokens": tokens,
-        "input_tokens": command.input_tokens,
-        "output_tokens": command.output_tokens,
-        "requests": 1,
-    }
+    quantities = _quantities(command)
     counts, over = [], []
     for name in dict.fromkeys(name for name, *_ in hold.counts):
         windows = [(window, quantity) for limit, window, quantity in hold.counts if limit == name]
@@ -350,12 +344,22 @@ def _fill(account: Account, hold: Hold, command: Settle, now: int) -> tuple[Coun
     return tuple(counts), tuple(over)
 
 
+def _quantities(command: Settle) -> dict[str, int]:
+    """What a settlement adds to a limit, by the limit's unit."""
+    return {
+        "tokens": command.input_tokens + command.output_tokens,
+        "input_tokens": command.input_tokens,
+        "output_tokens": command.output_tokens,
+        "requests": 1,
+    }
+
+
 def _settle_again(account: Account, command: Settle, now: int, found: Found) -> Decision:
     ending = _ending(command, found)
     if command.lost_owner:
         return Repeated(ending)
     if isinstance(ending, Settled) and ending.lost_owner:
-        return _late(account, command.hold, ending, command.charge, now)
+        return _late(account, command, ending, now, found or ())
     if isinstance(ending, Settled) and ending.charge + ending.absorbed == command.charge:
         return Repeated(ending)
     if isinstance(ending, Adjusted):
@@ -368,7 +372,7 @@ def _void_again(account: Account, command: Void, now: int, found: Found) -> Deci
     if isinstance(ending, Voided | Adjusted):
         return Repeated(ending)
     if isinstance(ending, Settled) and ending.lost_owner:
-        return _late(account, command.hold, ending, 0, now)
+        return _late(account, None, ending, now, found or ())
     raise Conflict("this hold was already settled; correct it with an adjustment that names it")
 
 
@@ -382,13 +386,29 @@ def _ending(command: Settle | Void, found: Found) -> Event:
     return endings[-1]
 
 
-def _late(account: Account, hold: str, ending: Settled, charge: Ticks, now: int) -> Decision:
-    """What an owner that was taken for dead says once its hold was settled for it: the difference, as an adjustment."""
+def _late(account: Account, said: Settle | None, ending: Settled, now: int, found: Sequence[Event]) -> Decision:
+    """What an owner that was taken for dead says once its hold was settled for it: the difference, as an adjustment.
+
+    `said` is its settlement, None for a void. The operator's promises of then hold: what it bears or forgives is not
+    charged now either.
+    """
+    held = next((event for event in found if isinstance(event, Held)), None)
+    charge = said.charge if said else 0
+    if said and said.absorb:
+        charge = min(charge, max(held.amount if held else 0, ending.charge))
+    counts, over = _late_counts(account, said, ending, held)
     difference = charge - ending.charge
     if difference >= 0:
         draws, debt = draw(account, difference, now)
-        return [Adjusted(hold=hold, charge=difference, draws=draws, debt=debt)]
-    back = -difference
+        if said and said.forgive:
+            difference, debt = difference - debt, 0
+        return [Adjusted(ending.hold, difference, draws=draws, debt=debt, counts=counts, over=over)]
+    draws, refund, cancelled = _given_back(account, ending, -difference, now)
+    return [Adjusted(ending.hold, difference, draws=draws, refund=refund, debt=-cancelled, counts=counts, over=over)]
+
+
+def _given_back(account: Account, ending: Settled, back: Ticks, now: int) -> tuple[Draws, Ticks, Ticks]:
+    """(negative draws, what goes to a fresh grant, debt cancelled): debt first, then the grants that still live."""
     cancelled = min(back, ending.debt, account.debt)
     back -= cancelled
     living = {credit.grant for credit in account.credits if credit.alive(now)}
@@ -398,7 +418,24 @@ def _late(account: Account, hold: str, ending: Settled, charge: Ticks, now: int)
         back -= part
         if part:
             given.append((grant, -part))
-    return [Adjusted(hold=hold, charge=difference, draws=tuple(given), refund=back, debt=-cancelled)]
+    return tuple(given), back, cancelled
+
+
+def _late_counts(account: Account, said: Settle | None, ending: Settled, held: Held | None) -> tuple[Counts, Counts]:
+    """What was used beside what the expiry counted, in the last window of the hold; what is more of it was not held."""
+    quantities = _quantities(said) if said else {}
+    windows = {name: window for name, window, _ in (*(held.counts if held else ()), *ending.counts)}
+    counts, over = [], []
+    for limit in account.terms.limits:
+        if limit.name not in windows:
+            continue
+        before = sum(quantity for name, _, quantity in ending.counts if name == limit.name)
+        beyond = sum(quantity for name, _, quantity in ending.over if name == limit.name)
+        more = quantities.get(limit.unit, 0) - before
+        if more:
+            counts.append((limit.name, windows[limit.name], more))
+            over.append((limit.name, windows[limit.name], max(more, -beyond)))
+    return tuple(counts), tuple(one for one in over if one[2])
 
 
 # Credit, reports, terms ----------------------------------------------------------------------------------------------

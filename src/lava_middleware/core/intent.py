@@ -39,6 +39,8 @@ class Intent:
     """Functions are declared: providers add framing."""
     server_tools: bool = False
     """The provider runs tools of its own: input grows inside the call."""
+    searches_max: int = 0
+    """Searches the provider may run at most, where the request says so; 0: it does not."""
     output_tokens_max: int | None = None
     """The request's own cap on output, per choice; None: the model's maximum."""
     choices: int = 1

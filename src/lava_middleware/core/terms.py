@@ -27,7 +27,7 @@ class Limit:
     """IANA name of the time zone whose calendar the window follows."""
 
     def __post_init__(self) -> None:
-        if not self.name or len(self.name) > 64 or not self.name.isprintable():
+        if not isinstance(self.name, str) or not 0 < len(self.name) <= 64 or not self.name.isprintable():
             raise TermsError("limit name must be 1 to 64 printable characters")
         if self.unit not in LIMIT_UNITS:
             raise TermsError(f"limit unit must be one of {', '.join(LIMIT_UNITS)}")
@@ -45,8 +45,17 @@ class Terms:
     limits: tuple[Limit, ...] = ()
 
     def with_limit(self, limit: Limit) -> Terms:
-        """The next version, with this limit added or put in place of the one of the same name."""
+        """The next version, with this limit added or put in place of the one of the same name.
+
+        Raises TermsError where that would count one thing in the counter of another.
+        """
         others = tuple(one for one in self.limits if one.name != limit.name)
+        for old in self.limits:
+            if old.name == limit.name and (old.unit, old.window, old.zone) != (limit.unit, limit.window, limit.zone):
+                raise TermsError(
+                    "a limit keeps its unit, window and zone, for what was counted is counted in them; "
+                    "take it away first, or give the new one another name"
+                )
         return replace(self, version=self.version + 1, limits=(*others, limit))
 
     def without_limit(self, name: str) -> Terms:

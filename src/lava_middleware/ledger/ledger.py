@@ -309,7 +309,9 @@ class Ledger:
         self.counters.lost_holds += 1
         self._presence.ended(settle.hold)
         _log.error("the ledger was put back to before a hold: its settlement is posted as a report")
-        ticket.command = Report(settle.hold, settle.charge, settle.input_tokens, settle.output_tokens)
+        ticket.command = Report(
+            settle.hold, settle.charge, settle.input_tokens, settle.output_tokens, forgive=settle.forgive
+        )
         self._hand_over(ticket)
 
     # Reading ----------------------------------------------------------------------------------------------------------

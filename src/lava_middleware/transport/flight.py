@@ -80,6 +80,8 @@ class Flight:
         """What was passed on of a stream that was cut, where that is not what its meter counted."""
         self._taught = lava.learned.output_bound(plan.lesson)
         """Thousandths of the expected output that bound it, where this model's calls have taught them."""
+        self._received = 0
+        """Bytes of a body or of a compressed stream."""
         self._upstream_ended = False
         self._stalled = False
         self.last_read = lava.monotonic()
@@ -277,6 +279,7 @@ class Flight:
             return self._quick(self._plain, data)
         if self._body is not None:
             self._body.feed(data if self._inflater is None else self._inflater.feed(data))
+        self._received += len(data)
         self._queue.append(data)
         return None
 
@@ -467,7 +470,7 @@ class Flight:
         """End the exchange, if it has not ended. Never raises into the application."""
         if self.ended or os.getpid() != self._pid:
             return
-        if event in ("abandoned", "lost") and self._state == "sent" and self._answer == "rejected":
+        if event in ("abandoned", "lost", "stalled") and self._state == "sent" and self._answer == "rejected":
             event = "rejected"  # nobody reads an error's body to its end
         state, told = follow(self._state, event)
         if told is None:
@@ -513,6 +516,12 @@ class Flight:
         assert self._meter is not None
         if self._stream is not None:
             self._stream.measure()
+        if self._body is not None and self._body.reading is None and not self._body.finished:
+            self._settle_unknown()  # it worked, and nobody knows how much: the body was not read, or cannot be
+            return
+        if self._stream is not None and self._inflater is not None and self._inflater.failed:
+            # What cannot be inflated passed all the same: its bytes are counted as if they were letters.
+            self._passed = (Text(self._received, 30 * self._received, 1), 0)
         bill = settle(
             self._lava,
             self._plan,

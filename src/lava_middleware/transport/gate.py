@@ -26,6 +26,8 @@ from .seen import Departure, Seen, Ticket
 if TYPE_CHECKING:
     from ..lava import Lava
 
+SEARCHES = 5
+"""Searches that are held for where the provider runs its own tools and the request does not say how often."""
 UNKNOWN_OUTPUT = 16_384
 """Cap of a model whose maximum no price list names and whose request sets none."""
 
@@ -158,10 +160,9 @@ class Gate:
             overruled=denied.reason if denied is not None else "",
             input_rate=input_rate,
             output_rate=output_rate,
-            fees=lava.markup.ceiling(fees(price, tier=intent.service_tier, searches=int(intent.server_tools)))
-            if price
-            else 0,
+            fees=_fees(lava, price, intent),
             output_tokens_max=_output_cap(intent, price),
+            output_unbounded=intent.output_tokens_max is None and not (price and price.output_tokens_max),
             hide_usage=asks and not untouchable,
             ask_usage=asks and not untouchable,
             untouchable=untouchable,
@@ -240,7 +241,8 @@ def _fees(lava: Lava, price: Price | None, intent: Intent) -> int:
     """Ticks the customer is charged at most beside tokens."""
     if price is None:
         return 0
-    return lava.markup.ceiling(fees(price, tier=intent.service_tier, searches=int(intent.server_tools)))
+    searches = intent.searches_max or (SEARCHES if intent.server_tools else 0)
+    return lava.markup.ceiling(fees(price, tier=intent.service_tier, searches=searches))
 
 
 def _output_cap(intent: Intent, price: Price | None) -> int:

@@ -51,6 +51,8 @@ class Plan:
     """Charged at most beside tokens: flat fees, searches."""
     output_tokens_max: int
     """The cap that the request or the model sets, per choice."""
+    output_unbounded: bool
+    """Neither sets one: the cap is our assumption, and is true only if it is written into the request."""
     hide_usage: bool
     ask_usage: bool
     untouchable: bool
@@ -145,18 +147,30 @@ def departure(plan: Plan, cap: int | None, *, may_cut: bool) -> Departure:
         body = plan.dialect.with_cap(body, cap)
     content = None
     if body is not plan.body:
-        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        content = _json(body)
     identity = plan.intent.stream and (may_cut or plan.hide_usage)
     return Departure(None, content, {"accept-encoding": "identity"} if identity else {})
 
 
+def _json(body: Mapping[str, Any]) -> bytes:
+    """Compact UTF-8. Half a surrogate pair, which only an escape can carry, stays an escape."""
+    try:
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return json.dumps(body, separators=(",", ":")).encode()
+
+
 def cap_to_write(plan: Plan, settings: Settings, paid: int, available: Ticks) -> int | None:
     """Output tokens per choice that the request must be capped to, where it may run beyond what can be paid."""
-    if settings.clamp == "never" or settings.mode != "enforce" or not plan.output_rate:
+    if settings.clamp == "never" or settings.mode != "enforce" or not plan.output_cap:
         return None
     if plan.capped and settings.clamp != "always":
         return None
     fits = paid
-    if plan.sliced:
+    if plan.sliced:  # what it may not have, it is not given: this is a courtesy to the provider
+        if not plan.output_rate:
+            return None
         fits += max(available, 0) * PER_MILLION // plan.output_rate
+    elif plan.output_unbounded:
+        return max(LEAST_CAP, min(fits, plan.output_cap) // plan.intent.choices)
     return max(LEAST_CAP, fits // plan.intent.choices) if fits < plan.output_cap else None
