@@ -321,6 +321,27 @@ def test_a_refusal_is_an_answer_and_nothing_is_sent(kit: Kit, provider: Provider
     kit.run(main)
 
 
+@pytest.mark.parametrize("how", ["raw", "bytes", "text", "lines", "stream"])
+def test_a_refusal_can_be_read_in_every_way_that_a_providers_error_can(
+    kit: Kit, provider: Provider, script: Script, how: str
+) -> None:
+    """T13: iter_raw() too, which a response that is built with its content does not give."""
+    script.refuse()
+
+    async def main() -> None:
+        async with kit.opened() as client:
+            response = await kit.send(client, f"{provider.url}/echo", content=b"x", stream=True)
+            assert (response.is_closed, response.is_stream_consumed) == (False, False)
+            pieces = [piece async for piece in kit.each(response, how)]
+            body = "".join(pieces) if how in ("text", "lines") else b"".join(pieces).decode()
+            assert body == '{"error": {"code": "insufficient_credit"}}'
+            assert response.headers["content-length"] == str(len(body))
+            await kit.call(response, "close")
+            assert response.is_closed
+
+    kit.run(main)
+
+
 def test_each_hop_of_a_redirect_is_an_exchange(kit: Kit, provider: Provider, script: Script) -> None:
     """T7: the second hop authorizes itself, with the application's body, not with the edited one of the first."""
     script.departure = Departure(content=b"edited")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from contextvars import Context, copy_context
 from typing import Any
 
 import pytest
 
 from lava_middleware.errors import ConfigurationError
+from lava_middleware.transport.shell import is_under_way
 
 from .shell_kit import BODY, Kit, Provider, Script, kit, provider, script, skit
 
@@ -146,5 +148,41 @@ def test_a_transport_without_any_lava_says_so_instead_of_letting_everything_thro
             with pytest.raises(ConfigurationError, match="lava="):
                 await kit.send(client, f"{provider.url}/echo")
         assert provider.requests == []
+
+    kit.run(main)
+
+
+def test_what_a_transport_spawned_is_gated_once_the_attempt_is_over(
+    kit: Kit, provider: Provider, script: Script
+) -> None:
+    """T4: a spawned task or thread inherits the context of the send, and outlives it."""
+    base = kit.module.AsyncHTTPTransport if kit.is_async else kit.module.HTTPTransport
+    inherited: list[Context] = []
+
+    def spawn() -> None:
+        inherited.append(copy_context())  # as tasks, to_thread() and callbacks of the loop do
+
+    if kit.is_async:
+
+        class Spawning(base):  # type: ignore[misc, valid-type]
+            async def handle_async_request(self, request: Any) -> Any:
+                spawn()
+                return await super().handle_async_request(request)
+    else:
+
+        class Spawning(base):  # type: ignore[misc, valid-type, no-redef]
+            def handle_request(self, request: Any) -> Any:
+                spawn()
+                return super().handle_request(request)
+
+    async def main() -> None:
+        async with kit.opened(transport=Spawning()) as client:
+            await kit.send(client, f"{provider.url}/echo", content=b"x")
+        (late,) = inherited
+        assert late.run(is_under_way) is False
+        script.refuse()
+        with kit.module.Client() as other:
+            assert late.run(other.post, f"{provider.url}/echo").status_code == 402
+        assert len(provider.requests) == 1
 
     kit.run(main)

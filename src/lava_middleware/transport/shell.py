@@ -26,7 +26,18 @@ MARKER = "lava_middleware.attempt"
 _STARTED = frozenset(("http11.send_request_headers.started", "http2.send_request_headers.started"))
 _COMPLETE = frozenset(("http11.send_request_headers.complete", "http2.send_request_headers.complete"))
 
-_under_way: ContextVar[bool] = ContextVar("lava_middleware_under_way", default=False)
+
+class _Way:
+    """Whether an attempt is on its way. What a transport spawns inherits the context, and keeps it: so this is looked
+    at, not only found, and it is small, for a pooled connection may keep it for as long as it lives."""
+
+    __slots__ = ("active",)
+
+    def __init__(self) -> None:
+        self.active = False
+
+
+_under_way: ContextVar[_Way | None] = ContextVar("lava_middleware_under_way", default=None)
 _pid = os.getpid()
 
 
@@ -40,7 +51,8 @@ os.register_at_fork(after_in_child=_forked)
 
 def is_under_way() -> bool:
     """Whether this code runs on behalf of an attempt that is already metered further out (httpx over aiohttp, say)."""
-    return _under_way.get()
+    way = _under_way.get()
+    return way is not None and way.active
 
 
 def send_sync(original: Callable[[Any, Any], Any], sender: Any, request: Any, gate: Gate, library: Library) -> Any:
@@ -56,7 +68,7 @@ def send_sync(original: Callable[[Any, Any], Any], sender: Any, request: Any, ga
         outgoing = attempt.outgoing(attempt.trace)
         if outgoing is None:
             return attempt.refused(sender)
-        _under_way.set(True)
+        _under_way.set(attempt.way)
         try:
             response = original(sender, outgoing)
         finally:
@@ -86,7 +98,7 @@ async def send_async(
         outgoing = attempt.outgoing(attempt.atrace)
         if outgoing is None:
             return attempt.refused(sender)
-        _under_way.set(True)
+        _under_way.set(attempt.way)
         try:
             response = await original(sender, outgoing)
         finally:
@@ -104,10 +116,10 @@ async def send_async(
 
 def _open(sender: Any, request: Any, gate: Gate, library: Library, colour: type) -> _Attempt | None:
     """None: this request is not ours to meter; it goes the way it would go without us."""
-    if _under_way.get():
+    if is_under_way():
         return None
     mark = request.extensions.get(MARKER)
-    if mark is not None and mark.active:  # the transport hands over to another thread, which has no context
+    if mark is not None and mark.way.active:  # the transport hands over to another thread, which has no context
         return None
     if not isinstance(request.stream, colour):  # a sync body on an async client: the library has an error for it
         return None
@@ -129,7 +141,6 @@ class _Attempt:
         "_request",
         "_trace",
         "_traces",
-        "active",
         "authorized",
         "flight",
         "left",
@@ -137,12 +148,13 @@ class _Attempt:
         "replied",
         "sent",
         "traced",
+        "way",
     )
 
     def __init__(self, flight: Flight, request: Any, library: Library, traces: bool) -> None:
         self.flight = flight
-        self.active = False
-        """It is on its way: nested shells and guards let it pass."""
+        self.way = _Way()
+        """Active: nested shells and guards let it pass."""
         self.authorized = self.sent = False
         self.traced = self.left = False
         """What the transport announced: headers about to leave, headers gone."""
@@ -170,7 +182,7 @@ class _Attempt:
         request.extensions = {**self._request.extensions, MARKER: self, "trace": trace}
         if not self._traces:
             self._dispatch()
-        self.active = self.flight.reading = True
+        self.way.active = self.flight.reading = True
         return request
 
     def _edit(self, departure: Departure) -> Any:
@@ -190,8 +202,8 @@ class _Attempt:
         assert refusal is not None
         response = self._library.Response(
             refusal.status,
-            headers=list(refusal.headers),
-            content=refusal.body,
+            headers=[*refusal.headers, ("content-length", str(len(refusal.body)))],
+            stream=self._library.ByteStream(refusal.body),  # not read yet, as a provider's: iter_raw() is there
             request=self._request,
             extensions={"http_version": b"HTTP/1.1", **self.flight.extensions, **refusal.extensions},
             default_encoding=getattr(sender, "_default_encoding", "utf-8"),
@@ -219,7 +231,7 @@ class _Attempt:
 
     def _heard(self, name: str, info: Any) -> None:
         # A CONNECT to a proxy is announced like any request, but it carries nothing of ours.
-        if name in _STARTED and self.active and info["request"].method != b"CONNECT":
+        if name in _STARTED and self.way.active and info["request"].method != b"CONNECT":
             self.traced = True
             self._dispatch()
             self._listen_no_more()
@@ -235,9 +247,9 @@ class _Attempt:
 
     def over(self) -> None:
         """`original` has returned or raised."""
-        self.active = self.flight.reading = False
+        self.way.active = self.flight.reading = False
         self.flight.last_read = monotonic()
-        _under_way.set(False)
+        _under_way.set(None)
 
     def failed(self, error: BaseException) -> None:
         """End the flight as this error, at this stage, says. After the answer: as a reader that stopped or broke."""
