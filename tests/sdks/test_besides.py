@@ -99,7 +99,6 @@ def test_doors_without_a_meter_are_closed(rig: Rig, is_async: bool) -> None:
                 completion_window="24h", endpoint="/v1/chat/completions", input_file_id="file-1"
             ),
             lambda: client.responses.create(model=MODEL, input="hi", background=True),
-            lambda: client.completions.create(model=MODEL, prompt="hi"),
         ):
             with pytest.raises(openai.PermissionDeniedError) as raised:
                 await got(call())
