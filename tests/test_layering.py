@@ -37,7 +37,7 @@ RUNS_PROGRAMS = "django/management/commands/"
 
 RUNTIME = ("cachetools", "httpx", "opentelemetry", "pydantic", "starlette")
 """The dependencies of design §3. Of opentelemetry only the API."""
-IF_THERE = {("ledger/ticket.py", "sniffio"), ("ledger/ticket.py", "trio")}
+IF_THERE = {("ledger/ticket.py", "sniffio"), ("ledger/ticket.py", "trio"), ("transport/loops.py", "trio")}
 """(file, package): asked only when another package has brought it along, to know which event loop is running."""
 COMES_WITH = {"asgiref": "django", "werkzeug": "flask"}
 """Package → the optional one that brings it along, and whose module may use it too."""

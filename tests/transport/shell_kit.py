@@ -61,6 +61,7 @@ class FakeFlight:
         self.headers: list[tuple[bytes, bytes]] = []
         self.reading = False
         self.last_read = time.monotonic()
+        self.hang_up: Callable[[], None] | None = None
         self.extensions: dict[str, Any] = {"lava_record_id": "r1"}
         self._queue: deque[Item] = deque()
         self.stalled = False

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
 
@@ -161,11 +162,34 @@ def test_a_stream_that_nobody_reads_is_ended_by_the_watcher_and_pulling_again_ra
             (flight,) = rig.lava._open.values()
             flight.last_read -= 3600
             eventually(lambda: not rig.holds())
+            eventually(lambda: rig.served.state == "aborted")  # nobody has pulled again or closed it
             with pytest.raises(StreamStalled):
                 list(lines)
         assert rig.endings() == ["settled"]
         assert rig.record.facts["ending"] == "stalled"
         assert 14 <= rig.record.usage["output"] <= 24
+
+
+async def _provider_stops_when_nobody_reads() -> None:
+    with rigged(Script(stall_after=20), stall_s=1) as rig:
+        async with httpx2.AsyncClient(verify=False) as client:
+            with rig.lava.charge_to(CUSTOMER):
+                async with client.stream("POST", rig.chat_url, json=chat(stream=True)) as response:
+                    lines = response.aiter_lines()
+                    await anext(lines)
+                    (flight,) = rig.lava._open.values()
+                    flight.last_read -= 3600
+                    await anyio.to_thread.run_sync(eventually, lambda: rig.served.state == "aborted")
+                    with pytest.raises(StreamStalled):
+                        [line async for line in lines]
+        assert rig.endings() == ["settled"]
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning")  # trio on httpcore2's
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_a_stream_that_nobody_reads_is_closed_in_its_own_event_loop(loop: str) -> None:
+    pytest.importorskip(loop)
+    anyio.run(_provider_stops_when_nobody_reads, backend=loop)
 
 
 def test_while_a_read_is_pending_nobody_loses_patience() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import gzip
 import json
@@ -747,6 +748,79 @@ def test_a_stream_that_the_watcher_has_ended_raises_when_it_is_pulled_again(
             assert await anyio.to_thread.run_sync(provider.gone.wait, 5)
 
     kit.run(main)
+
+
+def test_a_stream_that_nobody_reads_is_closed_upstream_by_another_thread(
+    kit: Kit, provider: Provider, script: Script
+) -> None:
+    """The provider stops at once, and the connection's place is free; whoever comes back is told."""
+
+    async def main() -> None:
+        options = {"limits": kit.module.Limits(max_connections=1), "timeout": 5}
+        async with kit.opened(**options) as client:
+            response = await kit.send(client, f"{provider.url}/endless", stream=True)
+            reader = kit.each(response)
+            await anext(reader)
+            flight = script.flight
+            flight.stalled = True
+            flight._ends("stalled")
+            assert flight.hang_up is not None
+            await anyio.to_thread.run_sync(flight.hang_up)
+            assert await anyio.to_thread.run_sync(provider.gone.wait, 5)
+            await kit.send(client, f"{provider.url}/echo", content=b"next")
+            with pytest.raises(TimeoutError, match="nobody read"):
+                await anext(reader)
+            await kit.call(response, "close")
+            assert flight.ending == "stalled"
+            # sent while another response of the client's was still open
+            assert script.flights[1].ending == "finished"
+
+    kit.run(main)
+
+
+def test_a_stream_that_is_being_read_is_not_closed_from_outside(akit: Kit, provider: Provider, script: Script) -> None:
+    """Hidden reasoning is minutes of silence."""
+    kit = akit
+
+    async def main() -> None:
+        async with kit.opened() as client:
+            response = await kit.send(client, f"{provider.url}/one", stream=True)
+            got: list[bytes] = []
+
+            async def read() -> None:
+                async for piece in kit.each(response):
+                    got.append(piece)
+
+            with contextlib.suppress(kit.module.RemoteProtocolError):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(read)
+                    while not (got and script.flight.reading):
+                        await anyio.sleep(0.001)
+                    assert script.flight.hang_up is not None
+                    script.flight.hang_up()
+                    await anyio.sleep(0.05)
+                    assert not provider.gone.is_set()
+                    tasks.cancel_scope.cancel()
+
+    kit.run(main)
+
+
+def test_hanging_up_a_stream_that_is_gone_or_in_a_closed_loop_changes_nothing(
+    kit: Kit, provider: Provider, script: Script
+) -> None:
+    kept: list[Any] = []
+
+    async def main() -> None:
+        async with kit.opened() as client:
+            response = await kit.send(client, f"{provider.url}/cut/7", stream=True)
+            kept.append(response)
+
+    kit.run(main)
+    assert script.flight.hang_up is not None
+    script.flight.hang_up()
+    kept.clear()
+    gc.collect()
+    script.flight.hang_up()
 
 
 def test_the_flight_knows_of_a_pending_read_in_a_thread_too(skit: Kit, script: Script) -> None:

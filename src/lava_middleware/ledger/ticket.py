@@ -158,13 +158,14 @@ class Ticket:
 
 
 async def _until_done(ticket: Ticket) -> None:
-    if _running_library() == "trio":
+    if running_library() == "trio":
         await _until_done_trio(ticket)
     else:
         await _until_done_asyncio(ticket)
 
 
-def _running_library() -> str:
+def running_library() -> str:
+    """Whose task this is: "asyncio" or "trio"."""
     if "trio" not in sys.modules:
         return "asyncio"
     import sniffio  # comes with trio; both may run in one process, so ask which one this task is of

@@ -88,6 +88,7 @@ class Flight:
         """time.monotonic() when the reader last asked for bytes; for the watcher of stalls."""
         self.reading = False
         """A read is pending: nobody's patience runs out meanwhile."""
+        self.hang_up: Callable[[], None] | None = None
         self.extensions: dict[str, Any] = {"lava_record_id": facts.id}
 
     def __repr__(self) -> str:
@@ -246,10 +247,12 @@ class Flight:
         self._finish("abandoned", how, deferred=True)
 
     def stalled(self) -> None:
-        """Nobody read it for too long. Pulling again raises."""
+        """Nobody read it for too long: it is closed upstream, and pulling again raises."""
         self._stalled = True
         self._plain = None
         self._finish("stalled", "stalled", deferred=True)
+        if self.hang_up is not None and self._lava.settings.mode == "enforce":  # observe closes nothing
+            self.hang_up()
 
     def answered(self, status: int, headers: list[tuple[bytes, bytes]]) -> bool:
         """The head of the answer. True: its body is to be passed through push() and pull()."""

@@ -38,6 +38,7 @@ class Refused:
     ended = True
     reading = False
     last_read = 0.0
+    hang_up: Callable[[], None] | None = None
 
     def __init__(self, dialect: Dialect, denied: Denied) -> None:
         self._answer = answer_of(dialect, denied)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -146,6 +146,9 @@ class Flight(Protocol):
     """Written by the shell: a send or a read is pending, and nobody's patience runs out meanwhile."""
     last_read: float
     """Written by the shell: time.monotonic() when bytes last came, or `reading` last ended."""
+    hang_up: Callable[[], None] | None
+    """Written by the shell where a body passes: closes it upstream, in any thread, unless it is being read. Never
+    raises. It holds the body weakly."""
 
     @property
     def ended(self) -> bool: ...

@@ -13,11 +13,13 @@ from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from time import monotonic
 from typing import Any
+from weakref import ref
 
 from .library import Library
+from .loops import starter
 from .seen import Answer, Departure, Flight, Gate, Seen, Stop, Ticket
 
 MARKER = "lava_middleware.attempt"
@@ -348,6 +350,7 @@ class _Metered:
         self._reader: object = None
         self._ended = False
         self._stop: Stop | None = None
+        flight.hang_up = partial(_hang_up, ref(self))
 
     def __del__(self) -> None:
         # Runs in any thread between any two statements (T35). Inert in a forked child and at exit (T36): what is open
@@ -367,6 +370,10 @@ class _Metered:
     def _stopped(self, stop: Stop) -> None:
         self._stop = stop
         self._extensions.update(self._flight.extensions)  # why it was cut
+
+    def hang_up(self) -> None:
+        """Close upstream, if nobody is reading: the provider stops, and the connection's place in its pool is free."""
+        raise NotImplementedError
 
     def _leave(self, reader: object, error: BaseException, *, collector: bool) -> bool:
         """A reader is gone. True: nobody reads on, and the source is to be closed, as the library's own iterators do.
@@ -438,8 +445,19 @@ class _SyncMetered(_Metered):
             self._flight.abandoned("closed")
         self._stream.close()
 
+    def hang_up(self) -> None:
+        # Another thread's business only where the connection is httpcore's: its pools are made for many threads.
+        # Another transport's stream waits for its reader, who closes it at the next pull.
+        if self._mine and not self._flight.reading and "network_stream" in self._extensions:
+            with suppress(Exception):
+                self._stream.close()
+
 
 class _AsyncMetered(_Metered):
+    def __init__(self, stream: Any, flight: Flight, extensions: dict[str, Any]) -> None:
+        super().__init__(stream, flight, extensions)
+        self._start = starter()
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if not self._mine:
             async for data in self._stream:
@@ -498,6 +516,14 @@ class _AsyncMetered(_Metered):
             self._flight.abandoned("closed")
         await self._stream.aclose()
 
+    def hang_up(self) -> None:
+        if self._mine:
+            self._start(self._close_unless_read)
+
+    async def _close_unless_read(self) -> None:
+        if not self._flight.reading:
+            await self._stream.aclose()
+
 
 @dataclass(frozen=True, slots=True)
 class _Streams:
@@ -530,6 +556,11 @@ async def _await(ticket: Ticket) -> None:
     except Exception:
         if not ticket.done:
             raise
+
+
+def _hang_up(body: ref[_Metered]) -> None:
+    if (still_there := body()) is not None:
+        still_there.hang_up()
 
 
 def _nothing() -> None: ...
