@@ -511,20 +511,52 @@ def _coroutine(entered: _Entered, function: Callable[..., Any]) -> Callable[...,
     return inside
 
 
+class _Between:
+    """Enters for each step of a generator, and keeps the frames that its body has pushed while its caller runs.
+
+    Without it a `with charge_to()` around a yield would be the caller's too, and another's in the body's next step.
+    """
+
+    __slots__ = ("_base", "_entered", "_top")
+
+    def __init__(self, entered: _Entered) -> None:
+        self._entered = entered
+        self._base: _Frame | None = None
+        self._top: _Frame | None = None
+
+    @contextmanager
+    def __call__(self) -> Generator[None]:
+        callers = _frame.get()
+        try:
+            with self._entered():
+                if self._top is None:
+                    self._base = _frame.get()
+                else:
+                    _frame.set(self._top)
+                try:
+                    yield
+                finally:
+                    top = _frame.get()
+                    self._top = None if top is self._base else top
+        finally:
+            _frame.set(callers)
+
+
 def _generator(entered: _Entered, function: Callable[..., Any]) -> Callable[..., Any]:
     def inside(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         steps = function(*args, **kwargs)
+        entered_again = _Between(entered)
         step = partial(next, steps)
         while True:
             try:
-                with entered():  # around each step: between them the caller runs, and pays for itself
+                with entered_again():  # around each step: between them the caller runs, and pays for itself
                     item = step()
             except StopIteration as stop:
                 return stop.value
             try:
                 step = partial(steps.send, (yield item))
             except GeneratorExit:
-                with entered():
+                with entered_again():
                     steps.close()
                 raise
             except BaseException as error:
@@ -536,17 +568,18 @@ def _generator(entered: _Entered, function: Callable[..., Any]) -> Callable[...,
 def _async_generator(entered: _Entered, function: Callable[..., Any]) -> Callable[..., Any]:
     async def inside(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         steps = function(*args, **kwargs)
+        entered_again = _Between(entered)
         step = partial(anext, steps)
         while True:
             try:
-                with entered():
+                with entered_again():
                     item = await step()
             except StopAsyncIteration:
                 return
             try:
                 step = partial(steps.asend, (yield item))
             except GeneratorExit:
-                with entered():
+                with entered_again():
                     await steps.aclose()
                 raise
             except BaseException as error:

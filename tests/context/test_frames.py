@@ -376,3 +376,60 @@ async def test_an_abandoned_async_generator_leaves_no_frame_behind() -> None:
     gc.collect()
     await asyncio.sleep(0.01)
     assert payer() is None
+
+
+# A generator's own frames, while its caller runs ----------------------------------------------------------------------
+
+
+def on_two_accounts() -> Iterator[str]:
+    yield call()
+    with charge_to("bob"):
+        yield call()
+        yield call()
+    yield call()
+
+
+async def aon_two_accounts() -> AsyncIterator[str]:
+    yield call()
+    with charge_to("bob"):
+        yield call()
+        yield call()
+    yield call()
+
+
+@pytest.mark.parametrize("decorate", [charge_to("acme"), bind_context])
+def test_a_frame_around_a_yield_is_the_generators_alone_and_holds_for_its_next_step(decorate: Any) -> None:
+    """T37, G6: it was the caller's too, and gone in the step after it."""
+    with charge_to("acme"):
+        steps = decorate(on_two_accounts)()
+        first = next(steps)
+    with charge_to("caller"):
+        assert [first, *((step, call()) for step in steps)] == [
+            "acme",
+            ("bob", "caller"),
+            ("bob", "caller"),
+            ("acme", "caller"),
+        ]
+    assert payer() is None
+
+
+@pytest.mark.parametrize("decorate", [charge_to("acme"), bind_context])
+async def test_so_it_is_in_an_async_generator(decorate: Any) -> None:
+    with charge_to("acme"):
+        steps = decorate(aon_two_accounts)()
+        first = await anext(steps)
+    with charge_to("caller"):
+        assert [first, *[(step, call()) async for step in steps]] == [
+            "acme",
+            ("bob", "caller"),
+            ("bob", "caller"),
+            ("acme", "caller"),
+        ]
+    assert payer() is None
+
+
+def test_a_generator_that_pushed_a_frame_and_is_dropped_leaves_none() -> None:
+    steps = charge_to("acme")(on_two_accounts)()
+    assert [next(steps), next(steps)] == ["acme", "bob"]
+    steps.close()
+    assert payer() is None
