@@ -21,14 +21,15 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "core": (),
     "errors": ("core",),
     "ids": (),
+    "forks": (),
     "dialects": ("core",),
-    "providers": ("core", "dialects"),
-    "prices": ("core",),
+    "providers": ("core", "dialects", "forks"),
+    "prices": ("core", "forks"),
     "ledger": ("core",),
     "export": ("core", "ledger"),
-    "context": ("core", "errors", "ids"),
+    "context": ("core", "errors", "forks", "ids"),
     "settings": ("core", "errors", "providers", "dialects"),
-    "transport": (*LOWER, "errors", "context", "ids"),
+    "transport": (*LOWER, "errors", "context", "forks", "ids"),
 }
 PROGRAMS = ("cli", "demo", "testing", "replay", "__main__")
 """What is run, not imported: only these import one another."""

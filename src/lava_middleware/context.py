@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import threading
 import traceback
 from collections import deque
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar, cas
 from .core.money import Amount, Ticks
 from .core.record import Record
 from .errors import AlreadyBound, ConfigurationError, IdError, OutsideRequest, say_once
+from .forks import renew_in_child
 
 if TYPE_CHECKING:
     from .lava import Lava
@@ -113,6 +115,7 @@ class Binding:
     """One inbound request: who pays for it, and what it has cost so far. Any thread may use it."""
 
     __slots__ = (
+        "__weakref__",
         "_charge",
         "_lock",
         "_payer",
@@ -136,6 +139,7 @@ class Binding:
         self._resolved = resolver is None
         self._payer: Payer | Unbilled | None = None
         self._lock = threading.RLock()  # a resolver may call identify()
+        renew_in_child(self, _lock=threading.RLock)
         self._records: deque[Record] = deque(maxlen=RECORDS_MAX)
         self._charge: Ticks = 0
 
@@ -252,6 +256,7 @@ def acting() -> Lava | None:
 
 _default: Lava | None = None
 _default_lock = threading.Lock()
+renew_in_child(sys.modules[__name__], _default_lock=threading.Lock)
 
 
 def default() -> Lava | None:

@@ -9,6 +9,7 @@ LAVA = {
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from django.utils.module_loading import import_string
 
 from .. import adapter
 from ..errors import ConfigurationError
+from ..forks import renew_in_child
 
 if TYPE_CHECKING:
     from ..lava import Lava
@@ -77,6 +79,7 @@ def _looked_up(found: object, name: str) -> Any:
 
 
 _lock = threading.Lock()
+renew_in_child(sys.modules[__name__], _lock=threading.Lock)
 _lava: Lava | None = None
 _ours = False
 """Whether we made it, and so close it."""

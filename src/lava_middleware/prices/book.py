@@ -13,6 +13,7 @@ from cachetools import LRUCache
 
 from ..core.pricing import Price
 from ..core.usage import OTHER_UNITS
+from ..forks import renew_in_child
 from .names import date_of, spellings, undated
 from .snapshot import Snapshot, shipped
 
@@ -24,6 +25,10 @@ MODEL_LENGTH_MOST = 200
 CACHED_MODELS = 2_048
 ANY_PROVIDER = "any"
 """How a price that the operator gives for a model, wherever it runs, is listed."""
+
+
+def _nothing_found() -> LRUCache[tuple[tuple[str, ...], str], Price | None]:
+    return LRUCache(CACHED_MODELS)
 
 
 class Book:
@@ -45,8 +50,9 @@ class Book:
 
             self._given = read(prices)
             self.version += f"+operator-{_fingerprint(self._given)}"
-        self._cache: LRUCache[tuple[tuple[str, ...], str], Price | None] = LRUCache(CACHED_MODELS)
+        self._cache = _nothing_found()
         self._lock = threading.Lock()
+        renew_in_child(self, _lock=threading.Lock, _cache=_nothing_found)
 
     def __repr__(self) -> str:
         return f"<Book {self.version}>"

@@ -6,11 +6,12 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
-from functools import cache, cached_property
+from functools import cache
 from importlib import resources
 from typing import Any
 
 from ..core.pricing import Price, Rates
+from ..forks import renew_in_child
 from .names import date_of, spellings, undated
 
 FORMAT = 1
@@ -22,7 +23,10 @@ class PriceList:
     def __init__(self, provider: str, lines: list[str], as_of: str) -> None:
         self._provider, self._as_of = provider, as_of
         self.entries: list[dict[str, Any]] = json.loads(f"[{','.join(lines)}]")
-        self._by_name = {name: entry for entry in reversed(self.entries) for name in _names(entry)}
+        self._undated: dict[str, dict[str, Any]] | None = None
+        self._by_name: dict[str, dict[str, Any]] = {
+            name: entry for entry in reversed(self.entries) for name in _names(entry)
+        }
 
     def find(self, model: str) -> Price | None:
         """The price of the model, by one of its names; never that of a sibling."""
@@ -37,12 +41,22 @@ class PriceList:
     def _entry(self, model: str) -> dict[str, Any] | None:
         names = tuple(spellings(self._provider, model))
         bare = tuple(undated(name) for name in names)
-        tries = ((self._by_name, names), (self._by_name, bare), (self._undated, bare))
-        return next((known[name] for known, some in tries for name in some if name in known), None)
+        exact = next((self._by_name[name] for name in (*names, *bare) if name in self._by_name), None)
+        if exact is not None:
+            return exact
+        known = self._without_dates()
+        return next((known[name] for name in bare if name in known), None)
 
-    @cached_property
-    def _undated(self) -> dict[str, dict[str, Any]]:
-        """Names that the list has with dates only → the entry, where all dates have one price."""
+    def _without_dates(self) -> dict[str, dict[str, Any]]:
+        """Names that the list has with dates only → the entry, where all dates have one price.
+
+        Made once; twice at worst. (Python 3.11's cached_property has a lock that a forked child may find taken.)
+        """
+        if self._undated is None:
+            self._undated = self._find_undated()
+        return self._undated
+
+    def _find_undated(self) -> dict[str, dict[str, Any]]:
         found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
         for name, entry in self._by_name.items():
             if date := date_of(name):
@@ -95,6 +109,7 @@ class Snapshot:
         self._where: dict[str, list[int]] = header["providers"]
         self._lists: dict[str, PriceList] = {}
         self._lock = threading.Lock()
+        renew_in_child(self, _lock=threading.Lock)
 
     @property
     def providers(self) -> tuple[str, ...]:

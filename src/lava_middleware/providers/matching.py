@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from cachetools import LRUCache
 
+from ..forks import renew_in_child
 from .row import Endpoint, Row
 
 LONGEST_HOST = 253
@@ -131,16 +132,21 @@ def _alike(pattern: list[_Segment], segments: list[str]) -> bool:
     return all(want.fits(got) for want, got in zip(pattern, segments, strict=False))
 
 
+def _nothing_seen() -> LRUCache[tuple[str, str], Found]:
+    return LRUCache(maxsize=1_024)
+
+
 class Paths:
     """The endpoints of one row, ready to be matched."""
 
-    __slots__ = ("_lock", "_mine", "_patterns", "_seen", "row")
+    __slots__ = ("__weakref__", "_lock", "_mine", "_patterns", "_seen", "row")
 
     def __init__(self, row: Row) -> None:
         self.row = row
-        self._seen: LRUCache[tuple[str, str], Found] = LRUCache(maxsize=1_024)
+        self._seen = _nothing_seen()
         """What paths meant before: most requests go to a handful of them."""
         self._lock = Lock()
+        renew_in_child(self, _lock=Lock, _seen=_nothing_seen)
         self._patterns = [(one.methods, PathPattern(one.path), one) for one in row.endpoints]
         self._mine = [PathPattern(path) for path in row.paths]
 

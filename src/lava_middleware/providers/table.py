@@ -5,6 +5,7 @@ A path that is missing on a host we know is an unknown door: it is refused under
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from threading import Lock
@@ -12,6 +13,7 @@ from types import MappingProxyType
 
 from cachetools import LRUCache
 
+from ..forks import renew_in_child
 from . import rows
 from .matching import LONGEST_HOST, Hosts, Paths, host_key, normal_host, normal_path
 from .others import ROWS_WITHOUT_ENDPOINTS
@@ -49,8 +51,15 @@ KNOWN_OTHER_HOSTS: Mapping[str, str] = MappingProxyType(
 
 _hosts = Hosts(_ALL)
 _paths: dict[int, Paths] = {}
-_of_host: LRUCache[str, tuple[Row, ...]] = LRUCache(maxsize=1_024)
+
+
+def _new_cache() -> LRUCache[str, tuple[Row, ...]]:
+    return LRUCache(maxsize=1_024)
+
+
+_of_host = _new_cache()
 _lock = Lock()
+renew_in_child(sys.modules[__name__], _lock=Lock, _of_host=_new_cache)
 
 
 def find(

@@ -7,11 +7,13 @@ google-genai, voyageai and boto3, which retry (after 1 to 10 seconds, or three t
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
+from ..forks import renew_in_child
 from .imports import forget, when_imported
 from .shell import is_under_way
 
@@ -33,6 +35,7 @@ MARK = "_lava_guarded"
 
 _verdict: Verdict | None = None
 _lock = threading.RLock()
+renew_in_child(sys.modules[__name__], _lock=threading.RLock)
 _patched: list[tuple[Any, str, Any, Any]] = []
 """(class, name, our function, the one it replaced)."""
 

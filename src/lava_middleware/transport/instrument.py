@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeAlias
 
 from ..errors import InstrumentError
+from ..forks import renew_in_child
 from .imports import forget, when_imported
 from .library import Library, library_of
 from .seen import Gate
@@ -29,6 +31,7 @@ MARK = "_lava_metered"
 
 _provider: GateProvider | None = None
 _lock = threading.RLock()
+renew_in_child(sys.modules[__name__], _lock=threading.RLock)
 _patched: dict[type[Any], tuple[Any, Any]] = {}
 """Class → (our function, the one it replaced)."""
 
