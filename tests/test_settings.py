@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import FrozenInstanceError, fields
 from decimal import Decimal
 from pathlib import Path
@@ -154,6 +155,21 @@ def test_an_unknown_keyword_is_an_error_and_an_unknown_variable_is_reported_once
         "LAVA_MDOE is not a setting of lava_middleware and has no effect; did you mean LAVA_MODE?",
         "LAVA_SECRET_KEY is not a setting of lava_middleware and has no effect",
     ]
+
+
+def test_the_default_ledgers_absolute_path_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From another working directory it is another ledger, and a balance that is missing has a reason."""
+    caplog.set_level(logging.INFO, logger="lava_middleware")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        configure(None, {}, {})
+    configure("sqlite:///named.db", {}, {})
+    configure(None, {}, {"LAVA_LEDGER": "sqlite:///named.db"})
+    configure("memory://", {}, {})
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"no ledger was named (ledger=, LAVA_LEDGER), so it is {tmp_path / 'lava.db'}"]
 
 
 def test_hosts_may_be_given_as_a_mapping() -> None:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from .errors import ConfigurationError, say_once
+from .errors import ConfigurationError, logger, say_once
 from .providers.matching import host_key, normal_host
 
 PREFIX = "LAVA_"
@@ -249,6 +249,7 @@ def configure(ledger: str | None, keywords: Mapping[str, Any], environ: Mapping[
     given.update({name: (name, value) for name, value in keywords.items() if value is not None})
     if ledger is not None:
         given["ledger"] = ("ledger", ledger)
+    by_default = "ledger" not in given
     given.setdefault("ledger", ("ledger", "sqlite:///lava.db"))
     problems = [_unknown(name) for name in given if name not in EXAMPLES]
     values = {name: value for name, (_, value) in given.items() if name in EXAMPLES}
@@ -258,7 +259,15 @@ def configure(ledger: str | None, keywords: Mapping[str, Any], environ: Mapping[
         problems += _explained(error, given)
     if problems:
         raise ConfigurationError("\n  ".join(["lava_middleware cannot be configured:", *problems]))
+    if by_default and settings.ledger is not None:
+        _tell_where(settings.ledger)
     return settings
+
+
+@cache
+def _tell_where(ledger: Path) -> None:
+    """Once for a process and path: from another working directory the same default is another ledger."""
+    logger.info("no ledger was named (ledger=, LAVA_LEDGER), so it is %s", ledger)
 
 
 @cache

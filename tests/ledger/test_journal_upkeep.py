@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import threading
@@ -252,6 +253,23 @@ def test_appends_under_upkeep_are_all_there(journal: SqliteJournal, ledger: Path
 )
 def test_releases_of_sqlite_whose_checkpoints_can_race_are_known(version: tuple[int, int, int], bug: bool) -> None:
     assert sqlite_file.checkpoints_can_race(version) is bug
+
+
+@pytest.mark.parametrize(("version", "times"), [((3, 50, 6), 1), ((3, 51, 3), 0)])
+def test_start_up_says_once_that_checkpoints_can_race(
+    version: tuple[int, int, int],
+    times: int,
+    ledger: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("sqlite3.sqlite_version_info", version)
+    monkeypatch.setattr(sqlite_file, "_advised", False)
+    caplog.set_level(logging.INFO, logger="lava_middleware")
+    for _ in range(2):
+        SqliteJournal(ledger).close()
+    said = [one for one in caplog.records if "one process checkpoint at a time" in one.getMessage()]
+    assert [one.levelname for one in said] == ["INFO"] * times
 
 
 def _wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:

@@ -51,6 +51,7 @@ def open_file(path: str | os.PathLike[str], durability: Durability) -> SqliteFil
         file = _FILES.get(real)
         if file is None:
             file = _FILES[real] = SqliteFile(real)
+            _advise_once()
         file.users += 1
         if durability == "power_loss":
             file.survive_power_loss()
