@@ -5,8 +5,12 @@ Everything goes the whole way: an httpx2 client, the instrumented transport, the
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import json
 import multiprocessing
+import queue
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -104,13 +108,20 @@ def nothing_is_held(lava: Lava, *customers: str) -> bool:
 
 
 def run_processes(target: Any, arguments: list[tuple[Any, ...]], within_s: float = 100.0) -> list[Any]:
-    """One process for each argument tuple; what each put into its queue. A process that raised fails the test."""
+    """One process for each argument tuple; what each put into its queue. A process that died fails the test, and one
+    that hangs says where."""
     out = FORKSERVER.Queue()
-    processes = [FORKSERVER.Process(target=target, args=(*one, out)) for one in arguments]
+    processes = [FORKSERVER.Process(target=_watched, args=(target, within_s, (*one, out))) for one in arguments]
     for process in processes:
         process.start()
+    results: list[Any] = []
+    until = time.monotonic() + within_s
     try:
-        results = [out.get(timeout=within_s) for _ in processes]
+        while len(results) < len(processes):
+            assert not [one.exitcode for one in processes if one.exitcode], "a process died"
+            assert time.monotonic() < until, "it takes too long: where each process hangs is in the captured stderr"
+            with contextlib.suppress(queue.Empty):
+                results.append(out.get(timeout=0.5))
         for process in processes:
             process.join(30)
             assert process.exitcode == 0
@@ -119,6 +130,12 @@ def run_processes(target: Any, arguments: list[tuple[Any, ...]], within_s: float
             if process.is_alive():
                 process.kill()
     return results
+
+
+def _watched(target: Any, within_s: float, arguments: tuple[Any, ...]) -> None:
+    faulthandler.dump_traceback_later(max(within_s - 2, 1), file=sys.__stderr__)
+    target(*arguments)
+    faulthandler.cancel_dump_traceback_later()
 
 
 def error_of(response: Any) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def test_four_processes_spend_until_each_was_declined_many_times(
             for number, ticks in enumerate((1, 7_001, 997_777, 99_999_999, 300_000_001)):
                 lava.grant(name, credits(ticks), key=f"g{number}", priority=number % 3)
         arguments = [(provider.url, str(ledger), number, seed, soak_count(200), customers) for number in range(4)]
-        results = run_processes(players.spend_until_declined, arguments, 800)
+        results = run_processes(players.spend_until_declined, arguments, soak_count(600))
         assert [problems for problems, _ in results] == [[]] * 4
         lava.ledger.recover()
         eventually(lambda: nothing_is_held(lava, *names))
