@@ -79,7 +79,7 @@ def _environment() -> dict[str, str]:
 
 
 def _wait(url: str, running: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while time.monotonic() < deadline and running.poll() is None:
         try:
             httpx.get(f"{url}/balance", headers=ACME)

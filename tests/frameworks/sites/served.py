@@ -117,7 +117,7 @@ def _free_port() -> int:
 
 
 def _wait(url: str, running: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while time.monotonic() < deadline and running.poll() is None:
         try:
             if httpx.get(f"{url}/ready").status_code == 200:
