@@ -542,6 +542,7 @@ def test_a_paid_invoice_becomes_one_grant(lava: Lava, monkeypatch: pytest.Monkey
     assert web.post("/stripe", **stripe_event(500, secret="whsec_guessed")).status_code == 400
     assert web.post("/stripe", **stripe_event(500, age_s=600)).status_code == 400
     assert web.post("/stripe", content=b"{}").status_code == 400
+    assert web.post("/stripe", content=b"{}", headers={"stripe-signature": b"t=1,v1=\xe9"}).status_code == 400
     with pytest.raises(Conflict):
         web.post("/stripe", **stripe_event(500))
     assert web.post("/stripe", **stripe_event(500, "evt_2")).status_code == 204

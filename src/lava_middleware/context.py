@@ -443,6 +443,10 @@ def charge_to(
     """Charge the calls made inside to this customer: `with`, `async with`, or a decorator.
 
     Overrides the request's own customer without changing it; frames nest, the innermost counts. Raises IdError.
+
+    Decorate generators: a `with` around a `yield` covers what their consumer does between the steps too. And a `with`
+    around the `yield` of a FastAPI dependency reaches the endpoint only if the dependency is async, for a sync one runs
+    in a copy of the context.
     """
     return Override(
         Payer(

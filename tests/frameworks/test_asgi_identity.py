@@ -484,3 +484,40 @@ def test_customer_is_given_the_websocket() -> None:
 
     with TestClient(app).websocket_connect("/ws/carol") as socket:
         assert socket.receive_text() == "carol"
+
+
+# charge_to() around a yield -------------------------------------------------------------------------------------------
+
+
+async def async_team() -> AsyncIterator[None]:
+    with charge_to("team"):
+        yield
+
+
+def sync_team() -> Iterator[None]:
+    with charge_to("team"):
+        yield
+
+
+def sync_identity() -> Iterator[None]:
+    identify("team")
+    yield
+
+
+@pytest.mark.parametrize("endpoint", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("dependency", "payer"),
+    [
+        (async_team, "team"),
+        (sync_team, "alice"),  # as the README warns: it runs in a copy of the context
+        (sync_identity, "team"),
+    ],
+)
+def test_a_dependency_that_yields_reaches_the_endpoint_as_the_readme_says(
+    dependency: Callable[[], Any], payer: str, endpoint: str
+) -> None:
+    app = FastAPI()
+    customer = None if dependency is sync_identity else (lambda request: "alice")
+    app.add_middleware(LavaMiddleware, lava=FakeLava(), customer=customer)
+    app.get("/", dependencies=[Depends(dependency)])(acall if endpoint == "async" else call)
+    assert TestClient(app).get("/").json() == payer
