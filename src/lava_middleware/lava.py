@@ -5,8 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
-import os
-import threading
 import time
 import weakref
 from collections import Counter, deque
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 
 from . import context
+from .chores import Chores
 from .core.account import CATEGORIES, Account
 from .core.balance import Balance, balance_of
 from .core.commands import Command, Grant, SetTerms
@@ -24,12 +23,9 @@ from .core.decide import Conflict, Declined
 from .core.events import decode
 from .core.learned import Learned
 from .core.money import AmountError, ticks_of
-from .core.outcome import Used
-from .core.pricing import Price
-from .core.rating import Markup, provenance, rate
-from .core.record import Facts, Record, record_of
+from .core.rating import Markup
+from .core.record import Record, record_of
 from .core.terms import Limit, TermsError
-from .core.usage import Reading
 from .core.windows import zone_of
 from .errors import ConfigurationError, Denied, LedgerUnavailable, first_refusal
 from .export.follower import Follower
@@ -49,14 +45,11 @@ from .transport.refusal import denied_from
 if TYPE_CHECKING:
     from .settings import Settings
     from .transport.flight import Flight
-    from .transport.plan import Plan
 
 logger = logging.getLogger("lava_middleware")
 
 LEARNED_NOTE = "learned"
 """Under this name the lessons are kept beside the journal."""
-CHORES_S = 1.0
-"""How often counts are written down and stalled streams looked for."""
 
 
 class Lava:
@@ -99,7 +92,7 @@ class Lava:
         """(day, reason, host) of each request that passed; folded and written by the chores."""
         self._taught = 0
         self._closed = False
-        self._chores = _Chores(self._do_chores)
+        self._chores = Chores(self._do_chores)
         _OPEN_LAVAS.add(self)
         self._followers = (*exporters, *self._own_followers())
         for follower in self._followers:
@@ -338,30 +331,6 @@ class Lava:
         self.metrics.passed(reason)
         self._chores.start()
 
-    def rate(self, plan: Plan, facts: Facts, what: Used, reading: Reading | None) -> int:
-        """Write cost and charge of what was used onto the facts, and give the charge in ticks."""
-        price = self._price_of_answer(plan, facts)
-        reported = reading.cost_ticks if reading is not None and plan.reports_cost else None
-        rating = rate(price, what.usage, tier=facts.service_tier or None, reported=reported)
-        for model, usage in what.others:
-            other = self._price(plan, model) if model else price
-            rating += rate(other, usage, tier=facts.service_tier or None)
-        facts.cost, facts.cost_basis = rating.cost, rating.basis
-        facts.lines = rating.lines
-        facts.others = tuple((model or "", dict(usage)) for model, usage in what.others)
-        if price is not None:
-            facts.price = provenance(price, self.book.version)
-        facts.markup = str(self.markup)
-        facts.charge = self.markup.charge(rating)
-        return facts.charge
-
-    def _price_of_answer(self, plan: Plan, facts: Facts) -> Price | None:
-        """The price of the model that the answer names, else of the one that was asked for (T25)."""
-        return (self._price(plan, facts.response_model) if facts.response_model else None) or plan.price
-
-    def _price(self, plan: Plan, model: str) -> Price | None:
-        return self.book.find(plan.price_lists, model)
-
     def post(
         self,
         customer: str,
@@ -461,34 +430,6 @@ def _at_exit() -> None:
     for lava in list(_OPEN_LAVAS):
         with contextlib.suppress(Exception):
             lava._end_open("exit")
-
-
-class _Chores:
-    """A thread that does small things once a second while there is something to do. Started when first needed."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self._work = work
-        self._pid = 0
-        self._closed = False
-        self._stopped = threading.Event()
-
-    def start(self) -> None:
-        if self._pid != os.getpid() and not self._closed:  # never started here, or in the parent of a fork
-            self._pid = os.getpid()
-            self._stopped = threading.Event()
-            threading.Thread(target=self._run, args=(self._stopped,), name="lava-chores", daemon=True).start()
-
-    def stop(self) -> None:
-        """For good."""
-        self._closed = True
-        self._stopped.set()
-
-    def _run(self, stopped: threading.Event) -> None:
-        while not stopped.wait(CHORES_S):
-            try:
-                self._work()
-            except Exception:
-                logger.exception("lava: a periodic task failed; it is tried again")
 
 
 def open_journal(settings: Settings) -> Journal:

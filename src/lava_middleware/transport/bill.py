@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from ..core.intent import Text
 from ..core.money import Ticks
 from ..core.outcome import Used, used
+from ..core.rating import provenance, rate
 from ..core.record import Facts
 from ..core.usage import Reading
 from ..dialects.dialect import Meter
@@ -75,11 +76,30 @@ def settle(
         reading, what = None, used_by(lava, plan, meter, passed, believed=False)
     facts.usage, facts.basis = dict(what.usage), what.basis
     facts.estimate = (plan.estimate.expected, what.counted_output)
-    charge = lava.rate(plan, facts, what, reading)
+    charge = _rate(lava, plan, facts, what, reading)
     if what.basis != "reported" and hold_amount is not None:
         charge = facts.charge = min(charge, hold_amount)
     _teach(lava, plan, what)
     return Bill(charge, what.input_tokens, what.output_tokens, _cause(plan, what, paid))
+
+
+def _rate(lava: Lava, plan: Plan, facts: Facts, what: Used, reading: Reading | None) -> Ticks:
+    """Write cost and charge of what was used onto the facts, and give the charge."""
+    # By the model that the answer names, else by the one that was asked for (T25).
+    named = lava.book.find(plan.price_lists, facts.response_model) if facts.response_model else None
+    price = named or plan.price
+    tier = facts.service_tier or None
+    reported = reading.cost_ticks if reading is not None and plan.reports_cost else None
+    rating = rate(price, what.usage, tier=tier, reported=reported)
+    for model, usage in what.others:
+        rating += rate(lava.book.find(plan.price_lists, model) if model else price, usage, tier=tier)
+    facts.cost, facts.cost_basis, facts.lines = rating.cost, rating.basis, rating.lines
+    facts.others = tuple((model or "", dict(usage)) for model, usage in what.others)
+    if price is not None:
+        facts.price = provenance(price, lava.book.version)
+    facts.markup = str(lava.markup)
+    facts.charge = lava.markup.charge(rating)
+    return facts.charge
 
 
 def _note(plan: Plan, facts: Facts, meter: Meter) -> None:
