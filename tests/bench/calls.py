@@ -21,7 +21,7 @@ from lava_middleware.transport.instrument import instrument, uninstrument
 
 from .lines import Line, paired, timed
 
-PAIRS = 400
+PAIRS = 200
 BODY = {
     "model": "gpt-4o-mini",
     "messages": [{"role": "user", "content": "Say something about the sea, in a few words."}],
@@ -53,7 +53,10 @@ def lines(wanted: Callable[[str], bool]) -> Iterator[Line]:
     names = ("first-byte-unary", "first-byte-stream", "unary-httpx2", "unary-openai", "stream-httpx2", "stream-openai")
     if not any(wanted(name) for name in names):
         return
-    with stand_in("--tokens", "200", "--tokens-per-chunk", "1") as url, tempfile.TemporaryDirectory() as directory:
+    with (
+        stand_in("--tokens", "200", "--tokens-per-chunk", "1", "--chunk-delay", "0", "--first-byte-delay", "0") as url,
+        tempfile.TemporaryDirectory() as directory,
+    ):
         host = url.removeprefix("http://")
         ledger = f"sqlite:///{pathlib.Path(directory) / 'bench.db'}"
         with Lava(ledger, hosts={host: ("openai",)}, markup="1.20") as lava:
