@@ -10,6 +10,7 @@ import gzip
 import json
 import os
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,11 @@ def _seed() -> int:
 
 
 SEED = _seed()
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell starts its background jobs so, and every child would inherit it: servers that tests stop as Ctrl-C does.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
