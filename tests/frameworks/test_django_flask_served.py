@@ -14,13 +14,18 @@ import pytest
 
 from lava_middleware.testing import Barrier, Script
 
+from ..conftest import SOAK
 from ..transport.rig import eventually
 from .sites.served import SERVERS, Site, of, serving
 
 FEW = 120
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+SERVED = [server for server in SERVERS if SOAK or server != "django-gunicorn-threads"]
+"""The others of gunicorn have several threads in each of two workers."""
+
+
+@pytest.fixture(scope="module", params=SERVED)
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with serving(request.param, tmp_path_factory.mktemp(request.param)) as site:
         yield site

@@ -129,6 +129,7 @@ def test_the_lines_of_the_readme_do_what_it_says(example: Example) -> None:
     said += "".join(
         run(example, str(example.place / words[1]), *words[2:]) for words in example.lines("python manage.py")
     )
+    assert example.name != "django" or "System check identified no issues" in said
     assert "key welcome" in said
     assert said.count("200 out") == 1 + 2 * len(rest)
 
@@ -180,18 +181,3 @@ def test_requests_of_two_customers_at_once_never_cross(example: Example, soak_co
             mine = records[: len(records) - before[name]]
             assert len(mine) == count // 2
             assert {record.usage.input_tokens > 100 for record in mine} == {name == "brook"}
-
-
-def test_the_project_passes_djangos_own_checks() -> None:
-    pytest.importorskip("django")
-    done = subprocess.run(
-        [sys.executable, str(INTEGRATIONS / "django" / "manage.py"), "check", "--fail-level", "WARNING"],
-        env=_environment(),
-        cwd=INTEGRATIONS / "django",
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("System check identified no issues")
