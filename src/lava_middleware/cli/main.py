@@ -42,12 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    if list(argv[:1]) == ["demo"]:  # argparse has no way to leave options, --help among them, to somebody else
-        return argparse.Namespace(command="demo", rest=list(argv[1:]))
-    return _parser().parse_args(argv)
-
-
 def _complain(command: str, message: str) -> None:
     sys.stderr.write(f"lava {command}: {' '.join(message.split())}\n")
 

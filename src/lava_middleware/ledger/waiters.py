@@ -46,9 +46,6 @@ class Queue:
                 line.extend(kept)
         return due
 
-    def head_left(self) -> None:
-        self.overtaken = 0
-
 
 class Waiters:
     """Queues by account. Only the ledger's thread changes them; other threads may ask whether there is one."""

@@ -98,10 +98,6 @@ class Flight:
     def ended(self) -> bool:
         return not self._ending
 
-    @property
-    def id(self) -> str:
-        return self._facts.id
-
     # Before the request leaves ---------------------------------------------------------------------------------------
 
     def authorize(self) -> Ticket | None:
@@ -174,11 +170,6 @@ class Flight:
         report = self._report(charge, self._plan.estimate.expected, 0)
         self._beside = self._lava.ledger.keep_sent(self._plan.customer, report, draft.to_json())
         return self._beside or self._lava.settings.mode == "observe"
-
-    def refuse(self, denied: Denied) -> Departure:
-        """Refuse for a reason that the ledger was not asked about."""
-        self._end_unasked("declined")
-        return Departure(refusal=self._refusal(denied))
 
     def _let_through(self, reason: str) -> None:
         """Go on without a hold: the exchange ends in a report that says why."""
