@@ -44,6 +44,8 @@ STATUSES = {
     "limit_reached": (429, 429),
     "customer_suspended": (403, 403),
     "model_not_in_plan": (403, 403),
+    "meter_not_in_plan": (403, 403),
+    "run_ended": (403, 403),
     "customer_unknown": (403, 403),
     "price_unknown": (403, 403),
     "endpoint_unmetered": (403, 403),

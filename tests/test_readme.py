@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +32,7 @@ from typing import Annotated, Any
 import httpx
 import pytest
 
-from lava_middleware import Conflict, Lava, LavaMiddleware, current
+from lava_middleware import Amount, Conflict, Lava, LavaMiddleware, charge_to, current
 from lava_middleware.errors import REASONS, Denied
 from lava_middleware.inbound import WORDS
 from lava_middleware.settings import EXAMPLES, Settings
@@ -47,6 +48,9 @@ RUN_HERE = {
     "Who pays": 5,
     "Django, Flask and WSGI": 3,
     "Prices and margin": 3,
+    "Plans and limits": 1,
+    "Runs and quotes": 2,
+    "Everything else": 1,
     "A paid invoice becomes a grant": 1,
     "Your own tests": 2,
     "What a refusal looks like": 1,
@@ -116,8 +120,10 @@ WHEN = {
     "request_exceeds_credit": "a smaller request would fit; the refusal says how small",
     "credit_on_hold": "open calls hold the credit, and none gave it back within `hold_wait_s`",
     "limit_reached": "a limit of the customer's, with its name, what is used, and when it resets",
-    "customer_suspended": "the operator has suspended the customer (plans come with a later release)",
-    "model_not_in_plan": "the customer's plan does not include the model (likewise)",
+    "customer_suspended": "the operator has suspended the customer",
+    "model_not_in_plan": "the customer's plan does not include the model",
+    "meter_not_in_plan": "the customer's plan does not include the meter",
+    "run_ended": "the run that the call belongs to has ended or expired",
     "customer_unknown": "nobody was named, or the account is unknown and `unknown_accounts` is `refuse`",
     "price_unknown": "the model has no price",
     "endpoint_unmetered": "the endpoint has no meter",
@@ -512,9 +518,69 @@ def test_prices_and_a_markup_as_keywords_and_as_a_file(provider: FakeProvider, c
         assert record.cost.decimal == cost
         assert record.charge.decimal == cost * Decimal("1.20")
         assert str(record.charge) in capsys.readouterr().out
-        run(blocks("Prices and margin")[2], {"lava": keywords})
-        (limit,) = keywords.balance("acme").limits
-        assert (limit.quantity, limit.unit, limit.window) == (100_000, "tokens", "month")
+
+
+def test_meters_charge_what_they_say(provider: FakeProvider) -> None:
+    with run(blocks("Prices and margin")[2], {"Lava": Lava})["lava"] as lava:
+        tokens = lava.report("acme", meter="bulk", quantity=5_000_000, request_id="month")
+        assert tokens.charge == Amount.of(17)
+        assert lava.report("acme", meter="audio", quantity=90, request_id="talk").charge == Amount.of("0.009")
+        lava.grant("acme", "50.00")
+        lava.instrument()
+        with lava.charge_to("acme"):
+            httpx.post(
+                f"{provider.openai_base_url}/chat/completions", json={"model": "gpt-4o-mini", "messages": QUESTION}
+            )
+        record = next(lava.records("acme"))
+        usage = record.usage
+        assert record.facts["meter"] == "fast"
+        assert record.charge.decimal == Decimal(usage.input_tokens + 4 * usage.output_tokens) / 1_000_000
+
+
+def test_a_plan_and_its_limits(lava: Lava) -> None:
+    run(blocks("Plans and limits")[0], {"lava": lava})
+    balance = lava.balance("acme")
+    assert (balance.plan, balance.balance, balance.available) == ("pro", Amount.of("20.00"), Amount.of("30.00"))
+    assert {(one.quantity, one.unit, one.window) for one in balance.limits} == {
+        (100_000, "tokens", "month"),
+        (2 * 10**10, "credits", "day"),
+        (5, "open_calls", "lifetime"),
+    }
+
+
+def test_the_catalogue_says_what_the_text_says(tmp_path: Path) -> None:
+    Path("lava.toml").write_text(blocks("One catalogue", "toml")[0])
+    assert "pro" in lava_command("check", "lava.toml")
+    with Lava("memory://", catalogue="lava.toml") as lava:
+        balance = lava.subscribe("acme", "pro")
+        assert (balance.plan, balance.available) == ("pro", Amount.of("25.00"))
+        assert {one.quantity for one in balance.limits} >= {2_000_000}
+        assert lava.report("somebody", meter="pages", quantity=3, request_id="scan").charge == Amount.of("0.03")
+        assert lava.balance("somebody").plan == "free"
+
+
+def test_a_run_and_a_quote(lava: Lava, client: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    lava.grant("acme", "1.00")
+    run(blocks("Runs and quotes")[0], {"lava": lava, "charge_to": charge_to, "agent": asking(client)})
+    (record,) = lava.records("acme")
+    assert capsys.readouterr().out.strip() == str(record.charge)
+    assert len(record.facts["runs"]) == 1
+    quote = run(blocks("Runs and quotes")[1], {"lava": lava})["quote"]
+    assert quote.affordable
+    assert quote.steps_fit > 100
+
+
+def test_everything_else_is_billed_as_well(provider: FakeProvider) -> None:
+    with Lava("memory://", meters={"pages": {"rates": {"pages": "0.01"}}}) as lava:
+        lava.grant("acme", "1.00")
+        yesterday = datetime.now(UTC) - timedelta(days=1)
+        run(
+            blocks("Everything else")[0],
+            {"lava": lava, "yesterday": yesterday, "convert": lambda document: 31, "document": b""},
+        )
+        charges = [record.charge for record in lava.records("acme")]
+        assert charges[:2] == [Amount.of("-0.02"), Amount.of("0.31")]
+        assert charges[3:] == [Amount.of("0.30"), Amount.of("0.12")]
 
 
 def stripe_event(cents: int, event_id: str = "evt_1", secret: str = "whsec_any", age_s: int = 0) -> dict[str, Any]:
@@ -630,7 +696,7 @@ def test_a_browser_can_read_the_402_if_cors_is_added_after(lava: Lava, client: A
 
 def test_the_command_line_works_line_by_line(lava: Lava) -> None:
     lines = [shlex.split(line, comments=True)[1:] for line in blocks("Command line", "console")[0].splitlines()]
-    assert [words[0] for words in lines] == ["lava"] * 7
+    assert [words[0] for words in lines] == ["lava"] * 10
     for words in lines:
         lava_command(*words[1:])
 

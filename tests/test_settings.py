@@ -26,6 +26,7 @@ def test_the_defaults_are_the_strict_ones() -> None:
     assert (settings.mode, settings.on_unknown_customer, settings.unmetered) == ("enforce", "refuse", "refuse")
     assert (settings.on_ledger_outage, settings.durability, settings.markup) == ("closed", "power_loss", Decimal(1))
     assert (settings.hold_share, settings.hold_wait_s, settings.min_output_tokens) == (3, 2.0, 256)
+    assert (settings.unlisted, settings.providers) == ("pass", None)
     assert not settings.disclose_amounts
 
 
@@ -34,6 +35,9 @@ def test_every_setting_has_an_example_that_works(tmp_path: Path, monkeypatch: py
     assert {one.name for one in fields(Settings)} == set(EXAMPLES)
     monkeypatch.chdir(tmp_path)
     Path("prices.toml").write_text("")
+    Path("meters.toml").write_text("")
+    Path("providers.toml").write_text("")
+    Path("lava.toml").write_text("version = 1\n")
     examples = {name: example.replace("/var/lib/app", str(tmp_path)) for name, (_, example) in EXAMPLES.items()}
     from_keywords = configure(None, examples, {})
     from_environment = configure(None, {}, {f"LAVA_{name.upper()}": text for name, text in examples.items()})
@@ -60,6 +64,22 @@ def test_a_relative_ledger_stays_the_same_file_after_a_change_of_directory(
     assert settings.ledger == tmp_path / "data" / "lava.db"
 
 
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_a_ledger_in_postgresql_keeps_its_url_to_itself(scheme: str) -> None:
+    url = f"{scheme}://user:hunter2@db.internal:5433/billing?sslmode=require"
+    settings = configure(url, {}, {})
+    assert settings.ledger == url
+    assert "hunter2" not in repr(settings)
+
+
+def test_calls_without_a_ledger_need_a_file_beside_postgresql(tmp_path: Path) -> None:
+    url = "postgresql://user:hunter2@db/billing"
+    with pytest.raises(ConfigurationError, match="needs pending="):
+        configure(url, {"on_ledger_outage": "open"}, {})
+    settings = configure(url, {"on_ledger_outage": "open", "pending": str(tmp_path / "lava.pending")}, {})
+    assert settings.pending == tmp_path / "lava.pending"
+
+
 @pytest.mark.parametrize("url", ["memory://", "sqlite:///:memory:"])
 def test_a_ledger_in_memory(url: str) -> None:
     assert configure(url, {}, {}).ledger is None
@@ -68,8 +88,9 @@ def test_a_ledger_in_memory(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("postgresql://user:hunter2@db/lava", "not in this release"),
-        ("postgres://user:hunter2@db/lava", "not in this release"),
+        ("postgresql://user:hunter2@db", "percent-encoded"),
+        ("postgresql://user:hunter2/x@db/lava", "percent-encoded"),
+        ("postgres+asyncpg://user:hunter2@db/lava", "must be a URL"),
         ("hunter2.db", "must be a URL"),
         ("mysql://user:hunter2@db", "must be a URL"),
         ("sqlite://hunter2.db", "three slashes"),
@@ -99,6 +120,9 @@ def test_a_ledger_that_cannot_be_one_is_named_without_repeating_it(url: str, sai
         ("markup", "1.0000001"),
         ("markup", "1e400"),
         ("prices", "hunter2.toml"),
+        ("providers", "hunter2.toml"),
+        ("providers", 7),
+        ("unlisted", "hunter2"),
         ("hosts", "https://hunter2=openai"),
         ("hosts", "user:hunter2@host=openai"),
         ("hosts", "host:99999=openai"),

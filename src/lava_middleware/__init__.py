@@ -13,6 +13,8 @@ from .core.money import Amount, AmountError
 from .core.record import Record
 from .core.terms import TermsError
 from .core.usage import Usage
+from .credits.quotes import Quote
+from .credits.runs import run
 from .errors import (
     AlreadyBound,
     ConfigurationError,
@@ -56,6 +58,7 @@ __all__ = [
     "LedgerUnavailable",
     "LimitReached",
     "NotBound",
+    "Quote",
     "Record",
     "Refused",
     "RequestExceedsCredit",
@@ -68,5 +71,6 @@ __all__ = [
     "current",
     "denied",
     "identify",
+    "run",
     "unbilled",
 ]

@@ -58,7 +58,9 @@ class LavaMiddleware:
                 started = True
             await send(message)
 
-        binding = scope[BINDING_KEY] = Binding(self.lava, lambda: self._who(scope), request_id=new_id())
+        binding = scope[BINDING_KEY] = Binding(
+            self.lava, lambda: self._who(scope), request_id=new_id(), route=str(scope.get("path", ""))
+        )
         opened = context.open_request(binding)
         try:
             await self.app(scope, receive, watching)

@@ -84,6 +84,8 @@ class Payer:
 
     customer: str = field(repr=False)
     user: str | None = field(default=None, repr=False)
+    key: str | None = field(default=None, repr=False)
+    """Id of the API key that the end user came with; never the key itself."""
     basis: str = "explicit"
     """"explicit" (charge_to), "identified" (identify), "resolver" (customer=), "session" (the host's own
     authentication)."""
@@ -91,6 +93,8 @@ class Payer:
     tags: Tags = field(default=(), repr=False)
     binding: Binding | None = field(default=None, repr=False)
     """The inbound request it happens in; None outside one."""
+    runs: tuple[str, ...] = field(default=(), repr=False)
+    """Ids of the runs it is a part of, outermost first."""
     lava: Lava | None = field(default=None, repr=False)
 
     @property
@@ -125,12 +129,17 @@ class Binding:
         "ended",
         "lava",
         "request_id",
+        "route",
         "stopped",
     )
 
-    def __init__(self, lava: Lava | None, resolver: Resolver | None = None, *, request_id: str) -> None:
+    def __init__(
+        self, lava: Lava | None, resolver: Resolver | None = None, *, request_id: str, route: str = ""
+    ) -> None:
         self.lava = lava
         self.request_id = request_id
+        self.route = route
+        """The path of the inbound request, for meters that are chosen by it. It is not recorded."""
         self.ended = False
         """The request has been answered: what is opened from now on is marked so."""
         self.stopped = False
@@ -165,27 +174,30 @@ class Binding:
         if isinstance(found, Unbilled):
             self._payer = replace(found, binding=self, lava=self.lava)
         elif found is not None:
-            self._payer = Payer(found.customer, found.user, found.basis, binding=self, lava=self.lava)
+            self._payer = Payer(found.customer, found.user, basis=found.basis, binding=self, lava=self.lava)
 
-    def identify(self, customer: str, *, user: str | None = None) -> None:
+    def identify(self, customer: str, *, user: str | None = None, key: str | None = None) -> None:
         """Set who pays, once. The same again is fine; raises AlreadyBound for another, IdError for none."""
         customer = checked_id(customer)
         user = None if user is None else checked_id(user, "user")
+        key = None if key is None else checked_id(key, "key")
         with self._lock:
             bound = self._payer
             if bound is None:
-                self._payer = Payer(customer, user, "identified", binding=self, lava=self.lava)
+                self._payer = Payer(customer, user, key, "identified", binding=self, lava=self.lava)
             elif isinstance(bound, Unbilled) or bound.customer != customer:
                 raise AlreadyBound(
                     "this request is bound to another customer already; identify() sets it once. "
                     "For single calls on somebody else's account use charge_to()"
                 )
-            elif user is not None and bound.user is None:
-                self._payer = replace(bound, user=user)
-            elif user is not None and bound.user != user:
-                raise AlreadyBound(
-                    "this request is bound to another user of the customer already; identify() sets it once"
-                )
+            else:
+                for named, there in ((user, bound.user), (key, bound.key)):
+                    if named is not None and there is not None and named != there:
+                        raise AlreadyBound(
+                            "this request is bound to another user or key of the customer already; identify() sets it "
+                            "once"
+                        )
+                self._payer = replace(bound, user=user or bound.user, key=key or bound.key)
 
     def add(self, record: Record) -> None:
         """Remember what one exchange has cost. From any thread, also after the request."""
@@ -324,9 +336,10 @@ def binding() -> Binding | None:
     return _binding.get()
 
 
-def identify(customer: str, *, user: str | None = None) -> None:
+def identify(customer: str, *, user: str | None = None, key: str | None = None) -> None:
     """Say who pays for this request. In a dependency, a view or middleware, sync or async; before the first call.
 
+    `user` and `key` (the id of the API key it came with, never the key itself) are for limits and records.
     Set once: the same again is fine, raises AlreadyBound for another. Raises OutsideRequest outside a request.
     """
     here = _binding.get()
@@ -335,7 +348,7 @@ def identify(customer: str, *, user: str | None = None) -> None:
             "identify() was called outside a request. Is LavaMiddleware added, and is this a thread that lost the "
             "request's context (then pass it bind_context(function))? Elsewhere use charge_to()"
         )
-    here.identify(customer, user=user)
+    here.identify(customer, user=user, key=key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,6 +413,8 @@ class Override:
         who = self.who
         if who.lava is None and below is not None and below.who.lava is not None:
             who = replace(who, lava=below.who.lava)
+        if below is not None:
+            who = _in_runs_of(who, below.who)
         _frame.set(_Frame(who, self, below))
 
     def __exit__(
@@ -424,6 +439,13 @@ class Override:
         return "<unbilled>" if isinstance(self.who, Unbilled) else "<charge_to>"
 
 
+def _in_runs_of(who: Payer | Unbilled, outer: Payer | Unbilled) -> Payer | Unbilled:
+    """A frame for the customer of a run around it stays in that run: naming the customer again escapes no budget."""
+    if isinstance(who, Payer) and isinstance(outer, Payer) and not who.runs and who.customer == outer.customer:
+        return replace(who, runs=outer.runs)
+    return who
+
+
 def _without(top: _Frame | None, pushed_by: object) -> _Frame | None:
     """The frames without the last one that this object pushed."""
     if top is None or top.pushed_by is pushed_by:
@@ -437,10 +459,13 @@ def charge_to(
     *,
     meter: str | None = None,
     user: str | None = None,
+    key: str | None = None,
     tags: Mapping[str, str] | None = None,
     lava: Lava | None = None,
 ) -> Override:
     """Charge the calls made inside to this customer: `with`, `async with`, or a decorator.
+
+    `meter`, `user`, `key` (the id of an API key, never the key itself) and `tags` are for prices, limits and records.
 
     Overrides the request's own customer without changing it; frames nest, the innermost counts. Raises IdError.
 
@@ -452,11 +477,26 @@ def charge_to(
         Payer(
             checked_id(customer),
             None if user is None else checked_id(user, "user"),
+            None if key is None else checked_id(key, "key"),
             "explicit",
             None if meter is None else checked_id(meter, "meter", longest=64),
             _checked_tags(tags),
             lava=lava,
         )
+    )
+
+
+def with_details(
+    payer: Payer, *, meter: str | None = None, user: str | None = None, tags: Mapping[str, str] | None = None
+) -> Payer:
+    """The same payer with what is named more closely. Raises IdError."""
+    if meter is None and user is None and tags is None:
+        return payer
+    return replace(
+        payer,
+        meter=payer.meter if meter is None else checked_id(meter, "meter", longest=64),
+        user=payer.user if user is None else checked_id(user, "user"),
+        tags=payer.tags if tags is None else _checked_tags(tags),
     )
 
 

@@ -8,6 +8,8 @@
     │   ├── LimitReached               a limit of the customer's terms
     │   ├── CustomerSuspended
     │   ├── ModelNotInPlan
+    │   ├── MeterNotInPlan
+    │   ├── RunEnded                   the run it belongs to has ended, or has expired
     │   ├── CustomerUnknown            no such account, and policy creates none
     │   │   └── NotBound                   nobody was named at all
     │   ├── PriceUnknown               unknown is not free
@@ -70,6 +72,8 @@ REASONS: dict[str, Rule] = {
     "limit_reached": Rule(429, 429, True, True, "lava limit CUSTOMER ... to raise it"),
     "customer_suspended": Rule(403, 403, False, False, "lift the suspension"),
     "model_not_in_plan": Rule(403, 403, False, True, "add the model to the customer's plan"),
+    "meter_not_in_plan": Rule(403, 403, False, True, "add the meter to the customer's plan"),
+    "run_ended": Rule(403, 403, False, False, "start another run, or this one with a later expiry"),
     "customer_unknown": Rule(403, 403, False, False, "lava grant CUSTOMER 5.00, or LAVA_UNKNOWN_ACCOUNTS=create"),
     "price_unknown": Rule(403, 403, False, False, "add the model to the file that LAVA_PRICES names"),
     "endpoint_unmetered": Rule(403, 403, False, False, "use a metered endpoint, or LAVA_UNMETERED=pass"),
@@ -187,6 +191,10 @@ def _message(denied: Denied) -> str:
             return "the customer is suspended; nothing is sent for it until the operator lifts that"
         case "model_not_in_plan":
             return f"the customer's plan does not include the model{_named(denied.model)}"
+        case "meter_not_in_plan":
+            return "the customer's plan does not include the meter that this call is charged by"
+        case "run_ended":
+            return "the run that this call belongs to has ended or expired"
         case "customer_unknown" if denied.absent:
             return _NOT_BOUND
         case "customer_unknown":
@@ -218,10 +226,23 @@ def _message(denied: Denied) -> str:
 def _limit_message(denied: Denied) -> str:
     said = f"limit{_named(denied.limit)} reached"
     if denied.used is not None and denied.quantity is not None:
-        said += f": {denied.used:,} of {denied.quantity:,} {denied.unit or ''}".rstrip() + " used or held"
+        used, quantity = _amount_of(denied.unit, denied.used), _amount_of(denied.unit, denied.quantity)
+        said += f": {used} of {quantity} {denied.unit or ''}".rstrip() + " used or held"
     if denied.resets_at is not None:
         said += f"; it resets at {denied.resets_at.isoformat(timespec='seconds')}"
+    if _of_a_run(denied):
+        return f"{said}; start it with a larger budget, or go on in another run"
     return f'{said}; raise it with lava.limit() or "lava limit"'
+
+
+def _of_a_run(denied: Denied) -> bool:
+    """The budget of a run was set by the code that started it: no operator can raise it."""
+    return denied.reason == "limit_reached" and (denied.limit or "").startswith("run ")
+
+
+def _amount_of(unit: str | None, quantity: int) -> str:
+    """Credits are counted in ticks."""
+    return str(Amount(quantity)) if unit == "credits" else f"{quantity:,}"
 
 
 def _named(name: str | None) -> str:
@@ -307,6 +328,19 @@ class ModelNotInPlan(Refused):
     reason = "model_not_in_plan"
 
 
+class MeterNotInPlan(Refused):
+    """The customer's plan does not include the meter."""
+
+    reason = "meter_not_in_plan"
+
+
+class RunEnded(Refused):
+    """The run that the call belongs to has ended or expired."""
+
+    fault = "application"
+    reason = "run_ended"
+
+
 class CustomerUnknown(Refused):
     """The ledger has no account for the customer, and policy creates none."""
 
@@ -367,6 +401,8 @@ _BY_REASON: dict[str, type[Refused]] = {
         LimitReached,
         CustomerSuspended,
         ModelNotInPlan,
+        MeterNotInPlan,
+        RunEnded,
         CustomerUnknown,
         PriceUnknown,
         EndpointUnmetered,
@@ -493,7 +529,7 @@ def first_refusal(denied: Denied) -> None:
         "lava refused a provider call (%s): %s. To mend it: %s. This is said once per process.",
         denied.reason,
         denied.message,
-        "see above" if denied.absent else REASONS[denied.reason].mend,
+        "see above" if denied.absent or _of_a_run(denied) else REASONS[denied.reason].mend,
     )
 
 

@@ -36,6 +36,8 @@ WORDS = {
     "limit_reached": ("Limit reached", "The limit for this period has been reached."),
     "customer_suspended": ("Suspended", "This account is suspended."),
     "model_not_in_plan": ("Not in the plan", "The plan does not include this model."),
+    "meter_not_in_plan": ("Not in the plan", "The plan does not include this."),
+    "run_ended": ("Run ended", "The work that this belongs to has ended."),
     "customer_unknown": ("No account", "No account could be found that pays for this request."),
     "price_unknown": ("Not available", "This model is not available here."),
     "endpoint_unmetered": ("Not available", "This function is not available here."),

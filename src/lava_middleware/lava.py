@@ -5,35 +5,46 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cachetools import LRUCache
 from opentelemetry import trace
 
 from . import context
 from .chores import Chores
-from .core.account import CATEGORIES, Account
+from .core.account import Account
 from .core.balance import Balance, balance_of
-from .core.commands import Command, Grant, SetTerms
-from .core.decide import Conflict, Declined
+from .core.commands import Command
+from .core.decide import Declined
 from .core.events import decode
 from .core.learned import Learned
-from .core.money import AmountError, ticks_of
+from .core.pricing import Price
 from .core.rating import Markup
 from .core.record import Record, record_of
-from .core.terms import Limit, TermsError
-from .core.windows import zone_of
-from .errors import ConfigurationError, Denied, LedgerUnavailable, first_refusal
+from .credits.administration import Administration
+from .credits.asking import each_in_thread, in_thread, ledger_errors
+from .credits.bookkeeping import Bookkeeping
+from .credits.reading import Reading
+from .credits.topups import Hook, TopUps
+from .errors import ConfigurationError, Denied, first_refusal
 from .export.follower import Follower
+from .export.inference import traceparent
 from .export.jsonl import json_lines
 from .export.metrics import Metrics
+from .export.posting import Opened, post_to
+from .export.signing import Signer
 from .export.telemetry import telemetry
+from .forks import renew_in_child
 from .ids import new_id, now_us
-from .ledger.journal import Busy, Entry, Journal, JournalUnavailable
+from .ledger.journal import Entry, Journal
 from .ledger.ledger import Ledger
 from .ledger.ticket import LedgerUnavailable as Unavailable
 from .ledger.ticket import Ticket
@@ -43,16 +54,19 @@ from .providers.table import ROWS
 from .transport.refusal import denied_from
 
 if TYPE_CHECKING:
+    from .offers.meters import Meters
     from .settings import Settings
     from .transport.flight import Flight
 
 logger = logging.getLogger("lava_middleware")
 
+KNOWN_MOST = 10_000
+"""Customers of whom a process remembers that they have terms."""
 LEARNED_NOTE = "learned"
 """Under this name the lessons are kept beside the journal."""
 
 
-class Lava:
+class Lava(Administration, Bookkeeping, Reading):
     """A ledger with the gate in front of it. Thread-safe; one for the whole process is the usual number.
 
     `Lava("sqlite:///lava.db", markup="1.20", ...)` or `Lava.from_env()`. Every setting is a keyword or a LAVA_*
@@ -67,6 +81,7 @@ class Lava:
         *,
         clock: Callable[[], int] = now_us,
         exporters: tuple[Follower, ...] = (),
+        top_up: Hook | None = None,
         **settings: Any,
     ) -> None:
         from .settings import configure  # brings pydantic, which nothing on the way of a call needs
@@ -76,20 +91,36 @@ class Lava:
         self.monotonic = time.monotonic
         self.new_id = new_id
         # What can be wrong with the settings is found out before a file is made.
+        if self.settings.post_to is not None and self.settings.post_to == self.settings.ledger:
+            raise ConfigurationError("post_to names the ledger itself; the ledger of record is another one")
         self.book = _book(self.settings)
         self.markup = Markup(self.settings.markup)
-        self.hosts = _rows_at(self.settings.hosts)
-        with _ledger_errors():
+        self.meters = _meters(self.settings, self.markup)
+        self.catalogue = self.settings.catalogue
+        self._known: LRUCache[str, bool] = LRUCache(KNOWN_MOST)
+        self._known_lock = threading.Lock()
+        renew_in_child(self, _known_lock=threading.Lock)
+        self.quoted: dict[tuple[str, str | None], tuple[Row, Price | None]] = {}
+        """(model, provider) → what quotes found for it."""
+        self.hosts = _rows_at(self.settings.hosts, _own_rows(self.settings, self.book))
+        self.by_path = self.settings.unlisted == "by_path"
+        with ledger_errors():
             self._opened = open_journal(self.settings)
         self.ledger = Ledger(self._opened, clock=clock, pending_path=self.settings.pending)
         self.journal: Journal = self.ledger.journal
         """As anybody beside the ledger may use it: what a collector ends meanwhile is handed over (T35)."""
+        self.topups = None
+        """Nothing is bought without a hook, nor while one only observes."""
+        if top_up is not None and self.settings.mode == "enforce":
+            self.topups = TopUps(self.ledger, top_up, self.settings.top_up_wait_s)
         self.learned = self._read_lessons()
         self.metrics = Metrics()
         self._open: dict[int, Flight] = {}
         """Exchanges under way, for the watcher of stalls."""
         self._passed: deque[tuple[str, str, str]] = deque()
         """(day, reason, host) of each request that passed; folded and written by the chores."""
+        self.pictures: deque[Callable[[], None]] = deque()
+        """Spans that are to be ended where no call waits; ended by the chores."""
         self._taught = 0
         self._closed = False
         self._chores = Chores(self._do_chores)
@@ -112,108 +143,13 @@ class Lava:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # What the operator does ------------------------------------------------------------------------------------------
-
-    def grant(
-        self,
-        customer: str,
-        credits: object,
-        *,
-        key: str | None = None,
-        category: str = "top_up",
-        priority: int = 0,
-        starts: datetime | None = None,
-        expires: datetime | None = None,
-    ) -> Balance:
-        """Add credits ("5.00", a Decimal or an Amount) and give the balance after it.
-
-        `key` makes it idempotent: an invoice number, a payment event's id. The same key with the same content changes
-        nothing; with other content it raises Conflict. Without a key each call is a new grant.
-        Raises AmountError, IdError, LedgerUnavailable (then whether it was written is unknown: repeat it with a key).
-        """
-        with _ledger_errors():
-            self._apply(customer, self._grant(credits, key, category, priority, starts, expires)).wait()
-        return self.balance(customer)
-
-    async def agrant(
-        self,
-        customer: str,
-        credits: object,
-        *,
-        key: str | None = None,
-        category: str = "top_up",
-        priority: int = 0,
-        starts: datetime | None = None,
-        expires: datetime | None = None,
-    ) -> Balance:
-        """`grant` for async code."""
-        with _ledger_errors():
-            await self._apply(customer, self._grant(credits, key, category, priority, starts, expires))
-        return self.balance(customer)
-
-    def _grant(
-        self,
-        credits: object,
-        key: str | None,
-        category: str,
-        priority: int,
-        starts: datetime | None,
-        expires: datetime | None,
-    ) -> Grant:
-        if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > 1_000_000:
-            raise AmountError("a grant's priority must be a whole number within a million")
-        amount = ticks_of(credits, what="credits")
-        if amount <= 0:
-            raise AmountError("a grant must be more than 0 credits")
-        if category not in CATEGORIES:
-            raise AmountError(f"a grant's category must be one of {', '.join(CATEGORIES)}")
-        if key is not None and not (isinstance(key, str) and 1 <= len(key) <= 255 and key.isprintable()):
-            raise AmountError("a grant's key must be 1 to 255 printable characters")
-        begins = None if starts is None else _microseconds(starts, "starts")
-        ends = None if expires is None else _microseconds(expires, "expires")
-        if ends is not None and ends <= max(begins or 0, self.clock()):
-            raise AmountError("a grant must expire in the future, and after it starts")
-        return Grant(key or self.new_id(), amount, category, priority, begins, ends)
-
-    def limit(
-        self,
-        customer: str,
-        quantity: int | None,
-        unit: str = "tokens",
-        *,
-        window: str = "month",
-        zone: str = "UTC",
-        name: str | None = None,
-    ) -> Balance:
-        """Put a hard limit in force: at most `quantity` of `unit` per `window`. None takes the limit away.
-
-        Counted from now on; setting it again under the same name (default "unit/window") keeps what was counted.
-        Raises TermsError for a limit that cannot be enforced.
-        """
-        if not isinstance(zone, str) or not (name is None or isinstance(name, str)):
-            raise TermsError("a limit's zone and name must be strings")
-        zone_of(zone)
-        name = name or f"{unit}/{window}"
-        while True:
-            terms = self._account(customer).terms
-            if quantity is None:
-                if all(one.name != name for one in terms.limits):
-                    return self.balance(customer)
-                changed = terms.without_limit(name)
-            else:
-                changed = terms.with_limit(Limit(name, unit, quantity, window, zone))
-            # A conflict: somebody else changed the terms in between. Read them again.
-            with contextlib.suppress(Conflict), _ledger_errors():
-                self._apply(customer, SetTerms(changed)).wait()
-                return self.balance(customer)
+    # What one reads --------------------------------------------------------------------------------------------------
 
     def balance(self, customer: str) -> Balance:
         """What the customer has now, as the ledger (not this process's memory) says."""
         return balance_of(self._account(customer), self.clock())
 
-    async def abalance(self, customer: str) -> Balance:
-        """`balance` for async code."""
-        return self.balance(customer)
+    abalance = in_thread(balance)
 
     def records(self, customer: str) -> Iterator[Record]:
         """The customer's usage records, newest first, read in short pages as you iterate."""
@@ -221,6 +157,10 @@ class Lava:
             record = record_of_entry(entry)
             if record is not None:
                 yield record
+
+    def arecords(self, customer: str) -> AsyncIterator[Record]:
+        """`records` for async code: `async for`."""
+        return each_in_thread(self.records(customer))
 
     def entries(self, customer: str) -> Iterator[Entry]:
         """All entries of the customer's journal, newest first, read in short pages as you iterate."""
@@ -230,18 +170,18 @@ class Lava:
             before = page[-1].version
 
     def _page(self, customer: str, before: int | None) -> list[Entry]:
-        with _ledger_errors():
+        with ledger_errors():
             return self.journal.entries(customer, before=before, limit=200)
 
     def _account(self, customer: str) -> Account:
-        with _ledger_errors():
+        with ledger_errors():
             return self.ledger.look(context.checked_id(customer))
 
     # Instrumenting ---------------------------------------------------------------------------------------------------
 
     def instrument(self) -> Lava:
-        """Meter every httpx and httpx2 client of this process, those that exist already included; calls to providers
-        through aiohttp, requests and botocore, which are not metered, are refused.
+        """Meter every client of httpx, httpx2 and aiohttp in this process, those that exist already included; calls to
+        providers through requests and botocore, which are not metered, are refused.
 
         Repeats harmlessly. The first Lava that instruments is the process's default; a second one raises
         ConfigurationError (it can still be used through its own middleware or `charge_to`).
@@ -267,8 +207,14 @@ class Lava:
         return context.current()
 
     def close(self) -> None:
-        """Write down what is queued, stop the threads, close the ledger. Safe to call twice."""
+        """Write down what is queued, stop the threads, close the ledger. Safe to call twice.
+
+        In a signal handler that came in the middle of ledger work, a thread does it as soon as that is over.
+        """
         if self._closed:
+            return
+        if self.ledger.is_at_work:
+            threading.Thread(target=self.close, name="lava-close").start()
             return
         self._closed = True
         context.drop_default(self)
@@ -276,6 +222,9 @@ class Lava:
         self._end_open("closing")
         self._do_chores()
         self._save_lessons()
+        if self.topups is not None:
+            self.topups.close()
+        self._end_open("closing")  # whose answer came meanwhile
         self.ledger.close()
         for follower in self._followers:  # after the ledger's last word, so that they hear it
             follower.close()
@@ -289,6 +238,15 @@ class Lava:
     def _apply(self, customer: str, command: Command) -> Ticket:
         return self.ledger.apply(context.checked_id(customer), command)
 
+    def known(self, customer: str) -> bool:
+        """Whether this process has seen that the customer has terms."""
+        with self._known_lock:
+            return customer in self._known
+
+    def know(self, customer: str) -> None:
+        with self._known_lock:
+            self._known[customer] = True
+
     # What flights need -----------------------------------------------------------------------------------------------
 
     def awake(self) -> None:
@@ -297,6 +255,8 @@ class Lava:
         Exporters catch up on what earlier processes left. Costs next to nothing when they run already.
         """
         self._chores.start()
+        if self.topups is not None:
+            self.topups.awake()
         for follower in self._followers:
             follower.wake()
 
@@ -307,18 +267,28 @@ class Lava:
     def closed(self, flight: Flight) -> None:
         self._open.pop(id(flight), None)
 
+    def ask(self, customer: str, command: Command, *, record: str | None = None, wait_s: float = 0.0) -> Ticket:
+        """Ask the ledger for credit; where that is lacking, the answer may wait for a purchase."""
+        if self._closed:  # the ledger itself is closed later: nobody would end what it let out until then
+            ticket = Ticket(customer, command, None)
+            ticket.fail(Unavailable("the ledger was closed"))
+            return ticket
+        ticket = self.ledger.apply(customer, command, record=record, wait_s=wait_s)
+        return ticket if self.topups is None else self.topups.answer(ticket, record)
+
     def denied(self, customer: str, declined: Declined, **more: Any) -> Denied:
         """The ledger's no as the application and its client will see it."""
         strict = self.settings.unknown_accounts == "refuse" and declined.reason == "insufficient_credit"
         if strict:
-            with contextlib.suppress(Unavailable):  # it answered just now; then the first answer will do
-                if self.ledger.look(customer).version == 0:
-                    return Denied("customer_unknown", **more)
+            account = self.ledger.seen(customer)  # it was looked at just now, and an event loop may be waiting
+            if account is not None and account.version == 0:
+                return Denied("customer_unknown", **more)
         return denied_from(declined, self.clock(), **more)
 
-    def refused(self, denied: Denied) -> None:
+    def refused(self, denied: Denied, seconds: float | None = None) -> None:
+        """`seconds`: how long the gate took to say so, where it asked the ledger."""
         first_refusal(denied)
-        self.metrics.decided("denied", denied.reason)
+        self.metrics.decided("denied", denied.reason, seconds)
 
     def lets_through_unreachable(self) -> bool:
         """Whether calls may go out while the ledger cannot be asked."""
@@ -368,16 +338,15 @@ class Lava:
 
     def trace_context(self) -> str:
         """W3C traceparent of the current span, or an empty string."""
-        span = trace.get_current_span().get_span_context()
-        if not span.is_valid:
-            return ""
-        return f"00-{span.trace_id:032x}-{span.span_id:016x}-{int(span.trace_flags):02x}"
+        return traceparent(trace.get_current_span())
 
     # Chores ----------------------------------------------------------------------------------------------------------
 
     def _do_chores(self) -> None:
         self._write_passed()
         self._end_stalled()
+        while self.pictures:
+            self.pictures.popleft()()
         if self._taught:
             self._taught = 0
             self._save_lessons()
@@ -415,7 +384,17 @@ class Lava:
     def _own_followers(self) -> Iterator[Follower]:
         if self.settings.export_jsonl is not None:
             yield json_lines(self.settings.export_jsonl)
-        yield telemetry(self.metrics, spans=self.settings.tracing)
+        if self.settings.webhook_url is not None and self.settings.webhook_secret is not None:
+            from .export.webhook import webhook
+
+            yield webhook(
+                self.settings.webhook_url, self.settings.webhook_secret, records=self.settings.webhook_records
+            )
+        if self.settings.post_to is not None:
+            record = Opened(partial(open_journal, replace(self.settings, ledger=self.settings.post_to)))
+            yield post_to(record, finish=record.close)
+        signer = Signer(self.settings.span_key) if self.settings.span_key else None
+        yield telemetry(self.metrics, spans=self.settings.tracing, signer=signer)
 
 
 _OPEN_LAVAS: weakref.WeakSet[Lava] = weakref.WeakSet()
@@ -438,6 +417,10 @@ def open_journal(settings: Settings) -> Journal:
         from .ledger.memory import MemoryJournal
 
         return MemoryJournal()
+    if isinstance(settings.ledger, str):
+        from .ledger.postgres.journal import PostgresJournal
+
+        return PostgresJournal(settings.ledger, durability=settings.durability)
     from .ledger.sqlite import SqliteJournal
 
     return SqliteJournal(settings.ledger, durability=settings.durability)
@@ -455,15 +438,6 @@ def record_of_entry(entry: Entry) -> Record | None:
     )
 
 
-@contextlib.contextmanager
-def _ledger_errors() -> Iterator[None]:
-    """What the ledger or its journal says of itself, as the error that users catch."""
-    try:
-        yield
-    except (Unavailable, JournalUnavailable, Busy) as error:
-        raise LedgerUnavailable(Denied("ledger_unavailable", str(error))) from None
-
-
 def _book(settings: Settings) -> Book:
     from .prices.overlay import PricesError
 
@@ -473,15 +447,38 @@ def _book(settings: Settings) -> Book:
         raise ConfigurationError(str(error)) from None
 
 
-def _rows_at(hosts: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[Row, ...]]:
-    """The operator's hosts with the rows of the providers they speak as."""
-    unknown = sorted({name for names in hosts.values() for name in names} - set(ROWS))
+def _meters(settings: Settings, markup: Markup) -> Meters:
+    from .offers.meters import Meters, MetersError, read
+
+    try:
+        return Meters({} if settings.meters is None else read(settings.meters), markup)
+    except MetersError as error:
+        raise ConfigurationError(str(error)) from None
+
+
+def _own_rows(settings: Settings, book: Book) -> dict[str, Row]:
+    """The rows that the operator adds, by name."""
+    if settings.providers is None:
+        return {}
+    from .providers.operator import ProvidersError, read
+
+    named = {name for names in settings.hosts.values() for name in names}
+    try:
+        return read(settings.providers, named=named, price_lists=book.providers)
+    except ProvidersError as error:
+        raise ConfigurationError(str(error)) from None
+
+
+def _rows_at(hosts: Mapping[str, tuple[str, ...]], own: Mapping[str, Row]) -> dict[str, tuple[Row, ...]]:
+    """The operator's hosts with the rows of the providers that are there; his own rows stand first."""
+    known = {**ROWS, **own}
+    unknown = sorted({name for names in hosts.values() for name in names} - set(known))
     if unknown:
-        raise ConfigurationError(f"hosts names {unknown[0]!r}, which is not one of {', '.join(sorted(ROWS))}")
-    return {host: tuple(ROWS[name] for name in names) for host, names in hosts.items()}
-
-
-def _microseconds(moment: datetime, name: str) -> int:
-    if moment.tzinfo is None:
-        raise ValueError(f"{name} must be a datetime with a time zone")
-    return int(moment.timestamp() * 1_000_000)
+        raise ConfigurationError(f"hosts names {unknown[0]!r}, which is not one of {', '.join(sorted(known))}")
+    found: dict[str, tuple[Row, ...]] = {}
+    for row in own.values():
+        for host in row.hosts:
+            found[host] = (*found.get(host, ()), row)
+    for host, names in hosts.items():
+        found[host] = (*found.get(host, ()), *(known[name] for name in names))
+    return found

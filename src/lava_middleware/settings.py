@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from pathlib import Path
@@ -19,17 +19,22 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from .errors import ConfigurationError, logger, say_once
-from .providers.matching import host_key, normal_host
+from .export.signing import Signer
+from .export.webhook_secret import Secrets
+from .offers.catalogue import SECTIONS, Catalogue, CatalogueError
+from .offers.catalogue import read as read_catalogue
+from .providers.operator import listed_host
 
 PREFIX = "LAVA_"
 
 
-def _sqlite_path(value: object) -> Path | None:
+def _ledger(value: object) -> Path | str | None:
+    """A file's path, the URL of a PostgreSQL database, or None for memory."""
     if not isinstance(value, str):
         raise ValueError("must be a URL such as sqlite:///lava.db")
     scheme, separator, rest = value.partition("://")
-    if scheme.startswith("postgres"):
-        raise ValueError("PostgreSQL ledgers are not in this release; use sqlite:///lava.db")
+    if separator and scheme in ("postgresql", "postgres"):
+        return _postgres_url(value)
     if value in ("memory://", "sqlite:///:memory:"):
         return None
     if not separator or scheme != "sqlite":
@@ -40,6 +45,20 @@ def _sqlite_path(value: object) -> Path | None:
         raise ValueError("takes a path and nothing after it, as in sqlite:///lava.db")
     # Absolute from here on: a later chdir() must not mean another ledger.
     return Path(os.path.abspath(rest[1:]))
+
+
+def _postgres_url(value: str) -> str:
+    """What can be seen without the driver; it says the rest when it connects."""
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if not parts.path.strip("/") or "/" in parts.path[1:] or port == 0 or parts.fragment or "\0" in value:
+        raise ValueError(
+            "must be like postgresql://user:password@host:5432/database, special characters percent-encoded"
+        )
+    return value
 
 
 def _markup(value: object) -> Decimal:
@@ -65,6 +84,20 @@ def _existing_file(value: object) -> object:
     return path
 
 
+def _catalogue(value: object) -> Catalogue:
+    if isinstance(value, Catalogue):
+        return value
+    if isinstance(value, Mapping):
+        return read_catalogue(value)
+    path = _path(value)
+    if not path.is_file():
+        raise ValueError("names a file that does not exist")
+    try:
+        return read_catalogue(path)
+    except CatalogueError as error:
+        raise ValueError(f"cannot be right: {error}") from None
+
+
 def _path(value: object) -> Path:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise ValueError("must be the path of a file")
@@ -80,9 +113,6 @@ def _writable_file(value: object) -> Path:
     return path
 
 
-_HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?\.?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
-
-
 def _hosts(value: object) -> dict[str, tuple[str, ...]]:
     """ "127.0.0.1:8811=openai,anthropic;gateway.local=openai", or a mapping of the same."""
     if isinstance(value, str):
@@ -93,36 +123,11 @@ def _hosts(value: object) -> dict[str, tuple[str, ...]]:
         raise ValueError("must map hosts to providers")
     found: dict[str, tuple[str, ...]] = {}
     for host, providers in pairs:
-        name = _host(host)
+        name = listed_host(host)
         if name in found:
             raise ValueError(f"names host number {len(found) + 1} twice; list its providers together")
         found[name] = _providers(providers)
     return found
-
-
-def _host(value: object) -> str:
-    """As requests are looked up: any spelling that a client may be given in a URL means the same host."""
-    host = value.strip().lower() if isinstance(value, str) else ""
-    if "://" in host or "/" in host or "@" in host:
-        raise ValueError("takes host names (host or host:port), not URLs")
-    host = _on_the_wire(host)
-    found = _HOST.fullmatch(host)
-    if not found or not 0 < int(found[1] or 1) < 65_536:
-        raise ValueError("has something that is not host or host:port")
-    return host_key(*normal_host(host))
-
-
-def _on_the_wire(host: str) -> str:
-    """A name in other letters than ASCII's, as the HTTP libraries send it (xn--...)."""
-    if host.isascii():
-        return host
-    from httpx import URL, InvalidURL
-
-    name, colon, port = host.partition(":")
-    try:
-        return URL(scheme="http", host=name).raw_host.decode("ascii") + colon + port
-    except InvalidURL:
-        return host
 
 
 def _providers(value: object) -> tuple[str, ...]:
@@ -148,6 +153,27 @@ def _web_address(value: object) -> str:
     return str(value)
 
 
+def _other_ledger(value: object) -> Path | str:
+    ledger = _ledger(value)
+    if ledger is None:
+        raise ValueError("must be a ledger that stays")
+    return ledger
+
+
+def _webhook_secret(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a string")
+    Secrets(value)
+    return value
+
+
+def _span_key(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a string")
+    Signer(value)
+    return value
+
+
 Seconds: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -157,7 +183,7 @@ class Settings:
 
     __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
 
-    ledger: Annotated[Path | None, BeforeValidator(_sqlite_path)] = field(default=Path("lava.db"), repr=False)
+    ledger: Annotated[Path | str | None, BeforeValidator(_ledger)] = field(default=Path("lava.db"), repr=False)
     """Absolute path of the SQLite file; None (memory://, sqlite:///:memory:): in memory, for tests."""
     mode: Literal["enforce", "observe"] = "enforce"
     """"observe" meters and records, and never refuses, clamps or cuts."""
@@ -167,8 +193,21 @@ class Settings:
         default=None, repr=False
     )
     """The operator's own prices over the shipped ones: a TOML file, or a mapping."""
+    meters: Annotated[Path | Mapping[str, Any] | None, BeforeValidator(_existing_file)] = field(
+        default=None, repr=False
+    )
+    """What customers are charged, where it is not cost × markup: a TOML file, or a mapping."""
+    catalogue: Annotated[Catalogue | None, BeforeValidator(_catalogue)] = field(default=None, repr=False)
+    """All that is sold: plans, limits, meters, prices and rows of providers in one TOML file, or a mapping."""
     hosts: Annotated[Mapping[str, tuple[str, ...]], BeforeValidator(_hosts)] = field(default_factory=dict)
     """Further hosts that speak as these providers do."""
+    providers: Annotated[Path | Mapping[str, Any] | None, BeforeValidator(_existing_file)] = field(
+        default=None, repr=False
+    )
+    """The operator's own rows of providers beside the shipped ones: a TOML file, or a mapping."""
+    unlisted: Literal["pass", "by_path"] = "pass"
+    """What happens to calls to hosts that nobody listed: they pass, or are metered where path and body are those of a
+    known format."""
     on_unknown_customer: Literal["refuse", "unbilled"] = "refuse"
     """What happens to a call for which nobody was named."""
     unknown_accounts: Literal["create", "refuse"] = "create"
@@ -183,6 +222,8 @@ class Settings:
     """A call without a cap holds at most one part in so many of what is available."""
     hold_wait_s: Annotated[Seconds, Field(ge=0, le=600)] = 2.0
     """How long a call waits for open calls to give credit back."""
+    top_up_wait_s: Annotated[Seconds, Field(ge=0, le=600)] = 10.0
+    """How long a call that lacks credit waits for the customer's automatic top-up."""
     min_output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """A call without a cap is refused if credit pays for fewer."""
     stall_s: Annotated[Seconds, Field(ge=1, le=604_800)] = 600.0
@@ -205,17 +246,31 @@ class Settings:
     """Where clients who run out are sent."""
     export_jsonl: Annotated[Path | None, BeforeValidator(_writable_file)] = field(default=None, repr=False)
     """Usage records are appended to this file, a JSON object a line."""
+    post_to: Annotated[Path | str | None, BeforeValidator(_other_ledger)] = field(default=None, repr=False)
+    """Usage records are also posted into this ledger, the ledger of record."""
+    webhook_url: Annotated[str | None, BeforeValidator(_web_address)] = field(default=None, repr=False)
+    """What happens to customers is posted here, signed: thresholds, cycles, top-ups, suspensions, debt."""
+    webhook_secret: Annotated[str | None, BeforeValidator(_webhook_secret)] = field(default=None, repr=False)
+    """It is signed with this secret, by Standard Webhooks. Several, with commas: with each of them."""
+    webhook_records: bool = False
+    """Whether every usage record is posted there too."""
+    span_key: Annotated[str | None, BeforeValidator(_span_key)] = field(default=None, repr=False)
+    """Billing spans carry their whole record, signed with this key. Several: the first one signs."""
     tracing: bool = True
     """Whether billing spans are made (they go nowhere without an OpenTelemetry SDK)."""
 
 
 EXAMPLES: dict[str, tuple[str, str]] = {
     # setting → (what it must be, an example). A setting that is missing here cannot be set.
-    "ledger": ("the URL of a SQLite file", "sqlite:///lava.db"),
+    "ledger": ("the URL of a SQLite file or a PostgreSQL database", "sqlite:///lava.db"),
     "mode": ("enforce or observe", "observe"),
     "markup": ("a decimal number above 0", "1.20"),
     "prices": ("the path of a TOML file", "prices.toml"),
+    "meters": ("the path of a TOML file", "meters.toml"),
+    "catalogue": ("the path of a TOML file", "lava.toml"),
     "hosts": ("hosts and the providers they speak as", "127.0.0.1:8811=openai,anthropic;gateway.local=openai"),
+    "providers": ("the path of a TOML file", "providers.toml"),
+    "unlisted": ("pass or by_path", "by_path"),
     "on_unknown_customer": ("refuse or unbilled", "refuse"),
     "unknown_accounts": ("create or refuse", "create"),
     "on_unknown_outcome": ("expected, input, bound or void", "expected"),
@@ -223,6 +278,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     "clamp": ("missing, never or always", "missing"),
     "hold_share": ("a whole number from 1 to 1000 (3: a third)", "3"),
     "hold_wait_s": ("seconds from 0 to 600", "2"),
+    "top_up_wait_s": ("seconds from 0 to 600", "10"),
     "min_output_tokens": ("a whole number from 1 to 1000000", "256"),
     "stall_s": ("seconds from 1 to 604800", "600"),
     "overrun": ("debt or absorb", "debt"),
@@ -234,6 +290,11 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     "disclose_amounts": ("true or false", "true"),
     "upgrade_url": ("a web address", "https://example.com/billing"),
     "export_jsonl": ("the path of a file", "/var/lib/app/usage.jsonl"),
+    "post_to": ("the URL of a SQLite file or a PostgreSQL database", "sqlite:////var/lib/app/record.db"),
+    "webhook_url": ("a web address", "https://example.com/lava"),
+    "webhook_secret": ("whsec_ and the base64 of 24 to 64 random bytes", "whsec_bWFrZS1vbmUtd2l0aDpvcGVuc3NsLXJhbmQ="),
+    "webhook_records": ("true or false", "true"),
+    "span_key": ("a secret of at least 32 characters", "make-one-with:openssl-rand-hex-32"),
     "tracing": ("true or false", "true"),
 }
 
@@ -257,11 +318,32 @@ def configure(ledger: str | None, keywords: Mapping[str, Any], environ: Mapping[
         settings = _adapter().validate_python(values)
     except ValidationError as error:
         problems += _explained(error, given)
+    else:
+        if (settings.webhook_url is None) != (settings.webhook_secret is None):
+            problems.append("webhook_url and webhook_secret belong together: give both, or neither")
+        if isinstance(settings.ledger, str) and settings.on_ledger_outage == "open" and settings.pending is None:
+            problems.append("on_ledger_outage=open needs pending=, a file for what goes out while PostgreSQL is away")
+        settings, twice = _with_catalogue(settings)
+        problems += twice
     if problems:
         raise ConfigurationError("\n  ".join(["lava_middleware cannot be configured:", *problems]))
-    if by_default and settings.ledger is not None:
+    if by_default and isinstance(settings.ledger, Path):
         _tell_where(settings.ledger)
     return settings
+
+
+def _with_catalogue(settings: Settings) -> tuple[Settings, list[str]]:
+    """The settings with the sections of the catalogue, and what is given both there and here."""
+    if settings.catalogue is None:
+        return settings, []
+    sections = {name: getattr(settings.catalogue, name) for name in SECTIONS}
+    given = {name: section for name, section in sections.items() if section}
+    problems = [
+        f"{name} stands in the catalogue too; give it in one place"
+        for name in given
+        if getattr(settings, name) is not None
+    ]
+    return replace(settings, **given), problems
 
 
 @cache

@@ -47,7 +47,9 @@ class LavaWSGIMiddleware:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if adapter.is_inner(environ, self.lava, self._customer):
             return self.app(environ, start_response)
-        binding = environ[BINDING_KEY] = Binding(self.lava, lambda: self._who(environ), request_id=new_id())
+        binding = environ[BINDING_KEY] = Binding(
+            self.lava, lambda: self._who(environ), request_id=new_id(), route=environ.get("PATH_INFO", "")
+        )
         request = _Request(binding, self.lava, environ, _Start(start_response))
         try:
             body = request.kept.run(self._begin, request)

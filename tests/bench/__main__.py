@@ -18,10 +18,10 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
-from tests.bench import calls, footprint, ledger
+from tests.bench import calls, dialects, footprint, ledger, postgres, requests
 from tests.bench.lines import Line
 
-SUITES = (calls.lines, ledger.lines, footprint.lines)
+SUITES = (calls.lines, dialects.lines, requests.lines, ledger.lines, postgres.lines, footprint.lines)
 
 
 def main(wanted: list[str]) -> int:

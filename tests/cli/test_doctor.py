@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from lava_middleware.core.account import STATE_FORMAT, to_state
 from lava_middleware.core.events import decode
+from lava_middleware.core.state import STATE_FORMAT, to_state
 from lava_middleware.ledger import audit as module
 from lava_middleware.ledger.audit import audit
 from lava_middleware.ledger.journal import Snapshot
@@ -81,7 +81,8 @@ def test_what_is_appended_meanwhile_is_left_for_the_next_time(journal: MemoryJou
 
 
 def test_a_snapshot_that_is_not_what_the_entries_add_up_to_is_found(journal: MemoryJournal) -> None:
-    from lava_middleware.core.account import Account, evolve
+    from lava_middleware.core.account import Account
+    from lava_middleware.core.evolve import evolve
 
     account = Account()
     for entry in journal.since("acme", 1)[:5]:
@@ -180,6 +181,26 @@ def test_doctor_shows_what_waits_in_the_pending_file(lava: Lava, lived: Path) ->
     Path(f"{lived}.pending").write_text("{}\n")
     assert f"{lived}.pending" in lava("doctor").stdout
     assert json.loads(lava("doctor", "--json").stdout)["pending_file"] == f"{lived}.pending"
+
+
+@pytest.mark.parametrize("absorb", [False, True])
+def test_an_overrun_that_comes_late_is_added_up_as_any_other(absorb: bool) -> None:
+    """What an owner says that was taken for dead: it stands on the correction."""
+    from lava_middleware.core.commands import Authorize, Grant, Settle
+
+    journal = MemoryJournal()
+    ledger = Ledger(journal)
+    for command in (
+        Grant("g", 10),
+        Authorize("call", "gone", 3, 0, 0, 0, 0, expected=2),
+        Settle("call", 2, 0, 0, lost_owner=True),
+        Settle("call", 8, 0, 0, "cap_ignored", absorb=absorb),
+    ):
+        ledger.apply("acme", command).wait(10)
+    ledger.close()
+    found = audit(journal, NOW)
+    assert (found.charged, found.overrun, found.absorbed) == (3 if absorb else 8, 5, 5 * absorb)
+    assert found.overruns == {"cap_ignored": 1}
 
 
 def test_outcomes_nobody_knows_are_counted_by_how_they_ended() -> None:

@@ -19,6 +19,7 @@ class FakeLava:
     def __init__(self, **settings: Any) -> None:
         self.settings = configure("memory://", settings, {})
         self.hosts: dict[str, Any] = {}
+        self.by_path = False
         self.instrumented = 0
 
     def instrument(self) -> None:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import TypeVar
+from zoneinfo import ZoneInfo
 
-from lava_middleware.core.account import Account, evolve, from_state, to_state
+from lava_middleware.core.account import Account
 from lava_middleware.core.commands import Authorize, Command, Extend, Grant, Settle
-from lava_middleware.core.decide import Decision, LookUp, decide, key_of, keys_of
+from lava_middleware.core.decide import Decision, LookUp, decide, due, key_of, keys_of
 from lava_middleware.core.events import Event, decode, encode
+from lava_middleware.core.evolve import evolve
+from lava_middleware.core.state import from_state, to_state
+
+T = TypeVar("T")
 
 CREDIT = 10_000_000_000
 START = 1_790_000_000_000_000
@@ -17,14 +24,16 @@ START = 1_790_000_000_000_000
 class History:
     """One customer's journal in a list, and the account folded from it."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: int = START) -> None:
         self.account = Account()
-        self.now = START
+        self.now = start
         self.events: list[Event] = []
+        self.times: list[int] = []
 
     def ask(self, command: Command) -> Decision:
         """Decide and append, as a ledger does; every event also survives being written and read."""
         self.now += 1
+        self.bring_up_to_date()
         try:
             decision = decide(self.account, command, self.now)
         except LookUp as wanted:
@@ -33,11 +42,35 @@ class History:
             # The journal refuses a key that it has, and the ledger asks again with what it found there.
             decision = decide(self.account, command, self.now, self.under(keys_of(command)))
         for event in decision if isinstance(decision, list) else ():
-            assert decode(event.kind, encode(event)) == event
-            evolve(self.account, event, self.now)
-            self.events.append(event)
+            self.append(event)
         assert from_state(to_state(self.account)) == self.account
         return decision
+
+    def bring_up_to_date(self) -> list[Event]:
+        """Write down what time and terms have decided by themselves, as a ledger does before each command."""
+        written = []
+        while (event := due(self.account, self.now)) is not None:
+            assert len(written) < 100, "there is no end of what is due"
+            self.append(event)
+            written.append(event)
+        return written
+
+    def append(self, event: Event) -> None:
+        assert decode(event.kind, encode(event)) == event
+        evolve(self.account, event, self.now)
+        self.events.append(event)
+        self.times.append(self.now)
+
+    def at(self, moment: int) -> History:
+        """The same history at a later moment, with what is due by then written down."""
+        assert moment >= self.now, "time does not run backwards"
+        self.now = moment
+        self.bring_up_to_date()
+        return self
+
+    def written(self, kind: type[T]) -> list[T]:
+        """All events of a kind, in order."""
+        return [event for event in self.events if isinstance(event, kind)]
 
     def under(self, keys: Collection[str | None]) -> list[Event]:
         return [event for event in self.events if key_of(event) in keys]
@@ -81,3 +114,9 @@ def more(hold: str = "h", left: int = 10_000, slice_: int = 64, price: int = CRE
 
 def settled(hold: str = "h", charge: int = CREDIT, tokens: int = 0, cause: str | None = None) -> Settle:
     return Settle(hold, charge, 0, tokens, cause)
+
+
+def moment(text: str, zone: str = "UTC") -> int:
+    """Microseconds since 1970 of a local time such as "2026-03-29 02:30"."""
+    local = datetime.fromisoformat(text).replace(tzinfo=UTC if zone == "UTC" else ZoneInfo(zone))
+    return int(local.timestamp()) * 1_000_000

@@ -8,6 +8,7 @@ from lava_middleware.core.commands import Authorize, Grant, Report, SetTerms, Se
 from lava_middleware.core.decide import Conflict, Declined, LookUp, Repeated, UnknownHold, decide
 from lava_middleware.core.events import Adjusted, Extended, Granted, Held, Lapsed, Reported, Settled, Voided
 from lava_middleware.core.money import LARGEST, PER_MILLION, AmountError
+from lava_middleware.core.record import record_of
 from lava_middleware.core.terms import NO_TERMS, Limit, TermsError
 
 from .history import CREDIT, START, History, call, granted, more, settled, stream
@@ -235,10 +236,39 @@ class TestLostOwner:
         absorbed = self.expired().event(Settle("h", 9 * CREDIT, 0, 0, "cap_ignored", absorb=True))
         assert isinstance(absorbed, Adjusted)
         assert absorbed.charge == 3 * CREDIT, "up to the hold of four, of which one was charged at the expiry"
+        assert absorbed.absorbed == 5 * CREDIT
         history = History().given(granted(1), call(), Settle("h", CREDIT, 0, 0, lost_owner=True))
         forgiven = history.event(Settle("h", 5 * CREDIT, 0, 0, forgive=True))
         assert isinstance(forgiven, Adjusted)
-        assert (forgiven.charge, forgiven.debt) == (0, 0)
+        assert (forgiven.charge, forgiven.debt, forgiven.absorbed) == (0, 0, 4 * CREDIT)
+
+    @pytest.mark.parametrize(("said", "cause"), [("cap_ignored", "cap_ignored"), (None, "late")])
+    @pytest.mark.parametrize("absorb", [False, True])
+    def test_an_overrun_is_not_silent_because_it_comes_late(self, said: str | None, cause: str, absorb: bool) -> None:
+        event = self.expired().event(Settle("h", 9 * CREDIT, 0, 0, said, absorb=absorb))
+        assert isinstance(event, Adjusted)
+        assert (event.overrun, event.cause, event.absorbed) == (5 * CREDIT, cause, 5 * CREDIT * absorb)
+        record = record_of(event, None, customer="c", at=1, seq=1, balance_after=0)
+        assert record is not None
+        assert (record.overrun.ticks, record.overrun_cause) == (5 * CREDIT, cause)
+        assert record.facts.get("absorbed") == ("5.0000000000" if absorb else None)
+
+    def test_what_is_within_the_hold_is_no_overrun_late_either(self) -> None:
+        event = self.expired().event(Settle("h", 4 * CREDIT, 0, 0, "undercounted"))
+        assert isinstance(event, Adjusted)
+        assert (event.overrun, event.cause) == (0, None)
+
+    @pytest.mark.parametrize(("used", "charged"), [(250, 250), (300, 300), (400, 300)])
+    def test_the_operator_bears_late_only_what_exceeds_all_that_a_stream_held(self, used: int, charged: int) -> None:
+        """What extensions have added was held as well."""
+        price = CREDIT * 1_000_000 // 64
+        history = History().given(granted(10), stream(price=price), more(price=price))
+        assert history.account.holds["h"].amount == 3 * CREDIT
+        history.given(Settle("h", CREDIT, 0, 0, lost_owner=True))
+        event = history.event(Settle("h", used * CREDIT // 100, 0, 0, "undercounted", absorb=True))
+        assert isinstance(event, Adjusted)
+        assert history.account.charged == charged * CREDIT // 100
+        assert (event.overrun, event.absorbed) == ((used - charged) * CREDIT // 100,) * 2
 
     def test_what_was_used_late_counts_in_the_window_of_the_hold_as_an_overrun(self) -> None:
         """T11."""
@@ -417,15 +447,15 @@ def test_sums_beyond_the_largest_amount_are_refused_before_anything_is_written()
     history = History().given(Grant("a", LARGEST - 1))
     with pytest.raises(AmountError):
         history.ask(Grant("b", 1))
-    history.given(call(fixed=1))
     with pytest.raises(AmountError):
-        history.ask(settled(charge=LARGEST))
+        history.ask(Report("r", LARGEST))
 
 
 def test_decide_says_which_keys_it_must_see_before_it_answers() -> None:
     with pytest.raises(LookUp) as wanted:
         decide(History().account, settled("h"), START)
-    assert wanted.value.keys == ("hold:h", "end:h", "late:h")
+    assert wanted.value.keys[:3] == ("hold:h", "end:h", "late:h")
+    assert all(key.startswith("adjust:h:") for key in wanted.value.keys[3:]), "and what was corrected since"
 
 
 def test_a_limit_keeps_its_unit_under_its_name() -> None:

@@ -24,6 +24,16 @@ def test_one_call_teaches_its_ratio() -> None:
     assert learned.mean_output("m") == 150
 
 
+def test_what_is_usual_is_the_mean_of_all_answers_that_had_output() -> None:
+    learned = Learned()
+    assert learned.usual_output() is None
+    learned.teach("embedding", inputs=(9, 9), outputs=None, length=0)
+    assert learned.usual_output() is None
+    for model, length in (("a", 100), ("a", 200), ("b", 33)):
+        learned.teach(model, inputs=None, outputs=None, length=length)
+    assert learned.usual_output() == 111
+
+
 def test_only_the_last_calls_count() -> None:
     learned = taught(*[(900, 100)] * 10, *[(100, 100)] * KEPT)
     assert learned.input_tokens("m", 100) == 100

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
-
-from lava_middleware.core.bound import family_of, input_tokens
 from lava_middleware.providers.row import Match
 from lava_middleware.providers.rows import unlisted
 from lava_middleware.providers.table import find, find_by_path
 
-from .kit import TOTALS, in_two, near_borders, one_by_one, read, stream
+from .kit import TOTALS, read, stream
 
 UNLISTED = Match(unlisted.OPENAI_FORMAT, None)
 Corpus = Callable[[], list[dict[str, Any]]]
@@ -69,25 +65,12 @@ def test_every_recorded_answer_gives_the_expected_totals(corpus: Corpus) -> None
     assert not wrong
 
 
-@pytest.mark.timeout(600)
-def test_recorded_answers_cut_anywhere(corpus: Corpus, rng: random.Random, soak_count: Callable[[int], int]) -> None:
-    """T30: one byte at a time, in two at seeded cuts and around every event's border."""
-    for one, dialect, raw, streamed in answers(corpus):
-        whole = read(dialect, raw, streamed=streamed)
-        assert read(dialect, raw, streamed=streamed, pieces=one_by_one(raw)) == whole, one["id"]
-        cuts = rng.sample(range(len(raw)), min(len(raw), 200))
-        borders = near_borders(raw) if streamed else []
-        borders = rng.sample(borders, min(len(borders), soak_count(2_000)))
-        for at in [*cuts, *borders]:
-            assert read(dialect, raw, streamed=streamed, pieces=in_two(raw, at)) == whole, (one["id"], at)
-
-
 def test_the_bound_is_never_below_what_was_said(corpus: Corpus) -> None:
     """What is not parsed yet counts by its bytes, so a stream is never paid for too late (T3)."""
     for one, dialect, raw, streamed in answers(corpus):
         if not streamed:
             continue
-        lazy, eager = (dialect.stream_meter(_intent(one, dialect), hide_usage=False) for _ in range(2))
+        lazy, eager = (dialect.stream_meter(intent_of(one, dialect), hide_usage=False) for _ in range(2))
         for event, _ in zip(lazy.split(raw), eager.split(raw), strict=True):
             lazy.take(event)
             eager.take(event)
@@ -106,7 +89,7 @@ def test_what_is_finished_says_nothing_new(corpus: Corpus) -> None:
     for one, dialect, raw, streamed in answers(corpus):
         if not streamed:
             continue
-        meter = dialect.stream_meter(_intent(one, dialect), hide_usage=False)
+        meter = dialect.stream_meter(intent_of(one, dialect), hide_usage=False)
         settled = None
         for event in meter.split(raw):
             meter.take(event)
@@ -116,36 +99,6 @@ def test_what_is_finished_says_nothing_new(corpus: Corpus) -> None:
         meter.take(meter.rest())
         meter.measure()
         assert settled is None or settled == meter.reading, one["id"]
-
-
-def test_recorded_requests_are_bounded_by_what_they_cost(corpus: Corpus) -> None:
-    """T2: hard bytes and framing lie above what the provider counted, where all input is in the request."""
-    below, above = [], []
-    checked = 0
-    for one, dialect, _, _ in answers(corpus):
-        expected = one["expected"]
-        if not one["request_body"] or not expected["has_usage"] or expected["input_tokens"] is None:
-            continue
-        intent = _intent(one, dialect)
-        if intent.refuse is not None or intent.unseen_input or intent.server_tools:
-            continue
-        row = match_of(one).row
-        bounds = input_tokens(
-            intent,
-            family_of(row.family, intent.model),
-            framing=row.framing,
-            tools_framing=row.tools_framing,
-            context_tokens=None,
-        )
-        checked += 1
-        if expected["input_tokens"] > bounds.cautious:
-            above.append((one["id"], expected["input_tokens"], bounds.cautious))
-        if expected["input_tokens"] > bounds.hard:
-            below.append((one["id"], expected["input_tokens"], bounds.hard))
-    assert checked == 0 or checked > 400
-    assert len(above) * 100 <= 5 * checked, above
-    # One "Hello!" to which its recording gives 107 tokens; nothing in the request explains them.
-    assert [one[0] for one in below] in ([], ["anthropic/messages/none/8f4b587111"])
 
 
 def test_the_text_rule_is_close_to_what_providers_count(corpus: Corpus) -> None:
@@ -161,7 +114,7 @@ def test_the_text_rule_is_close_to_what_providers_count(corpus: Corpus) -> None:
     assert not ratios or 0.9 <= sorted(ratios)[len(ratios) // 2] <= 1.6
 
 
-def _intent(one: dict[str, Any], dialect: Any) -> Any:
+def intent_of(one: dict[str, Any], dialect: Any) -> Any:
     try:
         parsed = json.loads(one["request_body"])
     except (TypeError, ValueError):

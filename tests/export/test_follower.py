@@ -17,7 +17,7 @@ from lava_middleware.core.record import Record
 from lava_middleware.export import follower as module
 from lava_middleware.export.follower import Follower, PermanentRefusal, RetryLater, lag_of
 from lava_middleware.export.jsonl import json_lines
-from lava_middleware.ledger.journal import Busy, Journal
+from lava_middleware.ledger.journal import Busy, Entry, Journal
 from lava_middleware.ledger.sqlite import SqliteJournal
 
 from .conftest import START, Host, eventually, post
@@ -168,10 +168,10 @@ def test_a_busy_ledger_does_not_make_it_send_twice(host: Host, target: Target, m
     """T28: between sending and noting it, another writer has the file."""
     saved, refusals = type(host.journal).save_cursor, iter(range(5))
 
-    def busy(journal: Journal, follower: str, seq: int) -> None:
+    def busy(journal: Journal, follower: str, seq: int, last: Entry) -> None:
         if next(refusals, None) is not None:
             raise Busy
-        saved(journal, follower, seq)  # type: ignore[arg-type]  # of whichever journal this is
+        saved(journal, follower, seq, last)  # type: ignore[arg-type]  # of whichever journal this is
 
     monkeypatch.setattr(type(host.journal), "save_cursor", busy)
     post(host.journal, "a")

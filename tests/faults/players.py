@@ -9,7 +9,10 @@ import random
 import sqlite3
 import threading
 import time
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from lava_middleware import Lava, bind_context
 from lava_middleware.context import Binding, close_request, open_request
 from lava_middleware.errors import EXTENSION, LedgerUnavailable
 from lava_middleware.ids import new_id, now_us
+from lava_middleware.ledger.ticket import LedgerUnavailable as Unavailable
 
 from .kit import CHAT, aclient_of, chat, client_of, credits, lava_at
 
@@ -128,17 +132,30 @@ def _declined(response: Any) -> bool:
     return decision is not None
 
 
-def stream_all(url: str, ledger: str, customer: str, calls: int, clock_shift_us: int, out: Any) -> None:
-    """So many streamed calls at once, half in threads and half in tasks; (status, headers, tokens) of each."""
+def stream_all(
+    url: str,
+    ledger: str,
+    customer: str,
+    calls: int,
+    clock_shift_us: int,
+    out: Any,
+    *,
+    more: dict[str, Any] | None = None,
+) -> None:
+    """So many streamed calls at once, half in threads and half in tasks; (status, headers, tokens) of each.
+
+    `more`: what else is in each request.
+    """
     answers: list[tuple[int, dict[str, str], int]] = []
+    body = chat(1000, stream=True, **(more or {}))
     host = url.removeprefix("http://")
     with lava_at(host, ledger, clock=lambda: now_us() + clock_shift_us, hold_wait_s=0.1) as lava:
 
         async def tasks() -> None:
             async def one(client: Any) -> None:
-                async with client.stream("POST", CHAT, json=chat(1000, stream=True)) as response:
-                    body = b"".join([data async for data in response.aiter_raw()])
-                    answers.append((response.status_code, dict(response.headers), len(body)))
+                async with client.stream("POST", CHAT, json=body) as response:
+                    received = b"".join([data async for data in response.aiter_raw()])
+                    answers.append((response.status_code, dict(response.headers), len(received)))
 
             with lava.charge_to(customer):
                 async with aclient_of(url) as client, asyncio.TaskGroup() as group:
@@ -146,9 +163,9 @@ def stream_all(url: str, ledger: str, customer: str, calls: int, clock_shift_us:
                         group.create_task(one(client))
 
         def call(client: Any) -> None:
-            with client.stream("POST", CHAT, json=chat(1000, stream=True)) as response:
-                body = b"".join(response.iter_raw())
-                answers.append((response.status_code, dict(response.headers), len(body)))
+            with client.stream("POST", CHAT, json=body) as response:
+                received = b"".join(response.iter_raw())
+                answers.append((response.status_code, dict(response.headers), len(received)))
 
         with client_of(url) as client, ThreadPoolExecutor(calls) as pool:
             with lava.charge_to(customer):
@@ -166,28 +183,96 @@ def grant_once(ledger: str, customer: str, ticks: int, out: Any) -> None:
     out.put(os.getpid())
 
 
-def call_until_killed(url: str, ledger: str, export: str, seed: int, ready: str, acknowledged: str) -> None:
-    """Calls and streams, one after another, of three customers; the id of each settlement that this process knows to be
-    in the ledger is told. It ends when it is killed."""
+TELLS = ("ready", "told", "refused")
+"""Files in which processes tell: I am at work; this settlement is written; I was refused, or the ledger was away."""
+
+JUMPS_S = (30 * 86_400, 3 * 86_400, 3_600, 1, 0, -1, -3_600, -7 * 3_600)
+"""Where a clock that is set anew may stand."""
+
+
+def live_until_killed(url: str, ledger: str, export: str, place: str, seed: int, jumps: bool) -> None:
+    """Calls and streams, one after another, of three customers (see crowd.CUSTOMERS), until it is killed; `jumps`: by a
+    clock of its own, which is set anew again and again.
+
+    Told: each settlement that this process knows to be in the ledger, with the times on the machine's clock at which
+    its call began and at which it was known.
+    """
     rng = random.Random(seed)
-    with lava_at(url.removeprefix("http://"), ledger, export_jsonl=export) as lava, client_of(url) as client:
-        tell(ready, "+")
+    recent: deque[tuple[int, Binding]] = deque(maxlen=5)
+    told: set[str] = set()
+    shift_us = 0
+
+    def clock() -> int:
+        return now_us() + shift_us
+
+    with _opened_in_time(url, ledger, export, clock) as lava, client_of(url) as client:
+        owner = ""
+        while not owner:  # the ledger knows of this process before the first call
+            with contextlib.suppress(Unavailable):
+                owner = lava.ledger.owner
+        tell(f"{place}/ready", "+")
         while True:
+            if jumps and rng.random() < 0.1:
+                shift_us = rng.choice(JUMPS_S) * 1_000_000 + rng.randrange(1_000_000)
+            customer, began = rng.choice(("plenty", "little", "limited")), time.monotonic_ns()
             binding = Binding(lava, None, request_id=new_id())
             opened = open_request(binding)
-            with lava.charge_to(f"customer-{rng.randrange(3)}"):
-                if rng.random() < 0.4:
-                    client.post(CHAT, json=chat())
-                else:
-                    body = chat(400, stream=True)
-                    with client.stream("POST", CHAT, json=body) as response:
-                        for count, _ in enumerate(response.iter_raw()):
-                            if count > 30 and rng.random() < 0.02:
-                                break
+            with lava.charge_to(customer):
+                status = _one_way_or_another(rng, client)
             close_request(opened)
-            # What is in here has been committed: the receipt of its append came back.
-            for record in binding._records:
-                tell(acknowledged, f"{record.id}\n")
+            recent.append((began, binding))
+            # What is in there has been committed: the receipt of its append came back, at once or a little later.
+            for began, binding in recent:
+                for record in [one for one in binding._records if one.id not in told]:
+                    tell(f"{place}/told", f"{began} {time.monotonic_ns()} {record.customer} {record.id}\n")
+                    told.add(record.id)
+            if status != 200:
+                tell(f"{place}/refused", "-")
+                _after_refusal(rng, lava, customer, status)
+
+
+@contextlib.contextmanager
+def _opened_in_time(url: str, ledger: str, export: str, clock: Any) -> Iterator[Lava]:
+    """As a supervisor would: a process that cannot open its ledger is started again."""
+    with contextlib.ExitStack() as opened:
+        lava = None
+        while lava is None:
+            try:
+                lava = opened.enter_context(
+                    lava_at(url.removeprefix("http://"), ledger, export_jsonl=export, clock=clock)
+                )
+            except LedgerUnavailable:
+                time.sleep(0.05)
+        yield lava
+
+
+def _one_way_or_another(rng: random.Random, client: Any) -> int:
+    """One call: unary, a stream to its end, a stream that is left. Its answer is whole (G7)."""
+    if rng.random() < 0.4:
+        response = client.post(CHAT, json=chat())
+        if response.status_code == 200:
+            assert response.json()["choices"][0]["message"]["content"]
+        return int(response.status_code)
+    with client.stream("POST", CHAT, json=chat(400, stream=True)) as response:
+        last = b""
+        for count, chunk in enumerate(response.iter_raw()):
+            last = (last + chunk)[-100:]
+            if count > 30 and rng.random() < 0.02:
+                break
+        else:
+            assert response.status_code != 200 or last.endswith(b"data: [DONE]\n\n")
+    return int(response.status_code)
+
+
+def _after_refusal(rng: random.Random, lava: Lava, customer: str, status: int) -> None:
+    """Somebody pays in a little, which soon expires; or it is no use to ask again at once."""
+    assert status in (402, 429), status
+    if status == 429 or customer != "little":
+        time.sleep(0.01)
+        return
+    expires = datetime.fromtimestamp(lava.clock() / 1_000_000 + rng.choice((1, 10, 86_400)), UTC)
+    with contextlib.suppress(LedgerUnavailable):
+        lava.grant("little", rng.choice(("0.003", "0.01")), expires=rng.choice((None, expires)))
 
 
 def keep_locked(ledger: str, gate: Any, seconds: float) -> None:

@@ -18,10 +18,11 @@ PROCESSES = 4
 
 
 @pytest.mark.soak
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("customers", [1, 100])
 def test_four_processes_write_one_file(
-    customers: int, tmp_path: Path, soak_count: Callable[[int], int], capsys: pytest.CaptureFixture[str]
+    customers: int, tmp_path: Path, soak_count: Callable[[int], int], figures: Callable[[str], None]
 ) -> None:
     """T28, T38, T43: eight threads that call as fast as they can, on one customer and on many."""
     seconds = soak_count(60) / (1 if soak_count(60) == 60 else 2)
@@ -42,7 +43,8 @@ def test_four_processes_write_one_file(
         assert all(not total.holds for total in totals.values())
         found = audit(lava.journal, now_us())
         assert (found.differences, found.records["settled"]) == ([], sum(calls))
-    with capsys.disabled():
-        lost = 1000 * conflicts / (2 * sum(calls))
-        print(f"\n{customers} customers, {PROCESSES} processes, {seconds:.0f} s: {sum(calls) / seconds:,.0f} calls/s")
-        print(f"worst call {worst * 1000:.0f} ms, {lost:.1f} conflicts per thousand entries, calls {sorted(calls)}")
+    lost = 1000 * conflicts / (2 * sum(calls))
+    figures(
+        f"{customers} customers, {PROCESSES} processes, {seconds:.0f} s: {sum(calls) / seconds:,.0f} calls/s, worst"
+        f" call {worst * 1000:.0f} ms, {lost:.1f} conflicts per thousand entries, calls {sorted(calls)}"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -338,8 +339,9 @@ def test_a_client_that_leaves_ends_the_request() -> None:
     assert bindings[0].ended
 
 
-def test_its_own_time_on_a_request_is_small() -> None:
-    """Aim: 30 µs. The bound here is for slow machines; `-s` prints the figure."""
+@pytest.mark.alone
+def test_its_own_time_on_a_request_is_small(figures: Callable[[str], None]) -> None:
+    """Aim: 30 µs. The bound here is for slow machines."""
     running = asyncio.new_event_loop()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -365,5 +367,5 @@ def test_its_own_time_on_a_request_is_small() -> None:
         idle, asked = running.run_until_complete(added(app)), running.run_until_complete(added(bound))
     finally:
         running.close()
-    print(f"\nLavaMiddleware adds {idle * 1e6:.1f} µs to a request, {asked * 1e6:.1f} µs where somebody must pay")
+    figures(f"LavaMiddleware adds {idle * 1e6:.1f} µs to a request, {asked * 1e6:.1f} µs where somebody must pay")
     assert asked < 300e-6

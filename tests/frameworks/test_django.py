@@ -508,8 +508,9 @@ def test_manage_py_lava_ends_as_the_command_does(tmp_path: Path, capsys: pytest.
 # Its own time ---------------------------------------------------------------------------------------------------------
 
 
-def test_its_own_time_on_a_request_is_small() -> None:
-    """Aim: 30 µs. The bound here is for slow machines; `-s` prints the figure."""
+@pytest.mark.alone
+def test_its_own_time_on_a_request_is_small(figures: Callable[[str], None]) -> None:
+    """Aim: 30 µs. The bound here is for slow machines."""
     from lava_middleware.django import LavaMiddleware
 
     middleware, request, answer = LavaMiddleware(no_call), RequestFactory().get("/"), HttpResponse("served")
@@ -522,5 +523,5 @@ def test_its_own_time_on_a_request_is_small() -> None:
 
     middleware.get_response = lambda request: answer
     added = statistics.median(seconds(middleware) - seconds(lambda request: answer) for _ in range(9))
-    print(f"\nDjango's LavaMiddleware adds {added * 1e6:.1f} µs to a request")
+    figures(f"Django's LavaMiddleware adds {added * 1e6:.1f} µs to a request")
     assert added < 300e-6

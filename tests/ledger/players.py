@@ -8,18 +8,19 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from lava_middleware.core.commands import Authorize, Extend, Settle, Void
+from lava_middleware.ledger.journal import Journal
 from lava_middleware.ledger.ledger import Ledger
-from lava_middleware.ledger.sqlite import SqliteJournal
 
 
 def play_until_declined(
-    path: str, number: int, seed: int, threads: int, declines: int, accounts: int, out: Any
+    open_journal: Callable[[], Journal], number: int, seed: int, threads: int, declines: int, accounts: int, out: Any
 ) -> None:
     """Threads that hold, extend, settle and void at random, until each has been declined so many times."""
-    journal = SqliteJournal(path, "process_crash")
+    journal = open_journal()
     ledger = Ledger(journal, deadline_s=30.0)
     errors: list[str] = []
     worst = 0.0
@@ -73,9 +74,9 @@ def play_until_declined(
     out.put((errors, worst, ledger.counters.conflicts, ledger.counters.busy))
 
 
-def hold_only(path: str, number: int, calls: int, ticks: int, gate: Any, out: Any) -> None:
+def hold_only(open_journal: Callable[[], Journal], number: int, calls: int, ticks: int, gate: Any, out: Any) -> None:
     """So many holds of one customer, as fast as possible, all processes at once; tells how many passed."""
-    journal = SqliteJournal(path, "process_crash")
+    journal = open_journal()
     ledger = Ledger(journal, deadline_s=30.0)
     owner = ledger.owner
     gate.wait()
@@ -87,9 +88,9 @@ def hold_only(path: str, number: int, calls: int, ticks: int, gate: Any, out: An
     journal.close()
 
 
-def leave_holds_open(path: str, number: int, holds: int, out: Any) -> None:
+def leave_holds_open(open_journal: Callable[[], Journal], number: int, holds: int, out: Any) -> None:
     """Hold, and die without a word."""
-    ledger = Ledger(SqliteJournal(path, "process_crash"))
+    ledger = Ledger(open_journal())
     for count in range(holds):
         draft = f'{{"id":"{number}-{count}","model":"gpt-4o","estimate":[12,30]}}'
         command = Authorize(f"{number}-{count}", ledger.owner, 100, 0, 0, 0, 0, expected=60)
@@ -100,9 +101,9 @@ def leave_holds_open(path: str, number: int, holds: int, out: Any) -> None:
     os._exit(0)
 
 
-def fork_with_a_hold_open(path: str, out: Any) -> None:
+def fork_with_a_hold_open(open_journal: Callable[[], Journal], out: Any) -> None:
     """A parent with an open hold and a full inbox forks; the child uses the ledger and exits as Python exits."""
-    journal = SqliteJournal(path, "process_crash")
+    journal = open_journal()
     ledger = Ledger(journal)
     ledger.apply("acme", Authorize("parents", ledger.owner, 100, 0, 0, 0, 0)).wait(30)
     owner = ledger.owner
@@ -121,8 +122,10 @@ def fork_with_a_hold_open(path: str, out: Any) -> None:
     assert ledger.owner == owner
     told = out.get(timeout=30)
     holds = set(ledger.look("acme").holds)
-    ledger.recover()
-    after = set(ledger.look("acme").holds)
+    until = time.monotonic() + 20
+    while "childs" in (after := set(ledger.look("acme").holds)) and time.monotonic() < until:
+        ledger.recover()
+        time.sleep(0.01)
     out.put((status, told == ("settled by", os.getpid()), holds, after))
     ledger.close()
     journal.close()

@@ -16,6 +16,7 @@ from lava_middleware.core.events import (
     Granted,
     Held,
     Lapsed,
+    Repaid,
     Reported,
     Settled,
     TermsSet,
@@ -141,13 +142,25 @@ class Replay:
             self.purses[self.version] = Purse(event.refund, None, None)
         self._use(event.counts, event.over)
 
+    def _repaid(self, event: Repaid) -> None:
+        self._repay(event.draws)
+
     def _lapsed(self, event: Lapsed) -> None:
         for grant, ticks in event.draws:
             assert not self.purses[grant].alive(self.at)
             self.purses[grant].lapsed += ticks
 
     def _termsset(self, event: TermsSet) -> None:
-        self.limits = {limit.name: limit for limit in event.terms.limits}
+        limits = {limit.name: limit for limit in event.terms.limits}
+        forgotten = {
+            name
+            for name, limit in self.limits.items()
+            if name not in limits or limits[name].counted_in != limit.counted_in
+        }
+        self.windows = {key: window for key, window in self.windows.items() if key[0] not in forgotten}
+        for hold, (draws, counts) in self.holds.items():
+            self.holds[hold] = draws, tuple(one for one in counts if one[0] not in forgotten)
+        self.limits = limits
 
     def _charge(self, charge: int, draws: Draws, debt: int) -> None:
         for grant, ticks in draws:

@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lava_middleware.ledger import filesystem, schema, sqlite_file
-from lava_middleware.ledger.journal import Busy, Entry, JournalUnavailable, Outcome
+from lava_middleware.ledger.journal import Busy, Entry, JournalUnavailable, Outcome, Snapshot
 from lava_middleware.ledger.sqlite import SqliteJournal
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="uses what only Linux has")
@@ -461,3 +463,52 @@ def _wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not happen"
         time.sleep(0.01)
+
+
+class _InterruptedAtBegin(sqlite3.Connection):
+    """Ctrl-C comes at the end of the next BEGIN."""
+
+    armed = False
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        return self._interrupted(super().execute(sql, *parameters), sql)
+
+    def cursor(self, *arguments: Any) -> Any:
+        return super().cursor(_InterruptedCursor)
+
+    def _interrupted(self, done: sqlite3.Cursor, sql: str) -> sqlite3.Cursor:
+        if self.armed and sql.startswith("BEGIN"):
+            self.armed = False
+            raise KeyboardInterrupt
+        return done
+
+
+class _InterruptedCursor(sqlite3.Cursor):
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        connection = self.connection
+        assert isinstance(connection, _InterruptedAtBegin)
+        return connection._interrupted(super().execute(sql, *parameters), sql)
+
+
+def _exclusively(journal: SqliteJournal) -> None:
+    with journal.exclusive():
+        raise AssertionError("it was interrupted before")
+
+
+@pytest.mark.parametrize("begin", [_exclusively, lambda journal: journal.save_snapshots([Snapshot("a", 1, 10, 1, "")])])
+def test_a_transaction_that_is_interrupted_when_it_has_just_begun_is_over(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch, begin: Callable[[SqliteJournal], None]
+) -> None:
+    """Else what is answered afterwards belongs to it, and is rolled back with it."""
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=_InterruptedAtBegin))
+    with closing(SqliteJournal(ledger)) as journal:
+        append(journal, 1, 1)
+        raw = journal._writer.raw
+        assert isinstance(raw, _InterruptedAtBegin)
+        raw.armed = True
+        with pytest.raises(KeyboardInterrupt):
+            begin(journal)
+        assert not raw.armed
+        append(journal, 2, 2)
+        with closing(sqlite3.connect(ledger)) as other:
+            assert other.execute("SELECT count(*) FROM journal").fetchone() == (2,)

@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lava_middleware.ledger.connection import Connection
 from lava_middleware.ledger.journal import Busy, Entry, JournalUnavailable, Outcome, OwnerMark
 from lava_middleware.ledger.sqlite import SqliteJournal
 
@@ -118,7 +120,9 @@ def test_only_sqlite_opens_the_database_and_its_shm(ledger: Path) -> None:
         say(sorted({os.path.basename(path) for path in opened if "lava.db" in path}))
     """
     with other(code, ledger) as process:
-        assert hear(process) == "['lava.db-wal', 'lava.db.checkpoint', 'lava.db.owners']"
+        assert hear(process) == str(
+            ["lava.db-wal", "lava.db.checkpoint", "lava.db.companions", "lava.db.companions.new", "lava.db.owners"]
+        )
 
 
 @LINUX
@@ -346,3 +350,21 @@ def _pids_with_locks(ledger: Path) -> set[int]:
     inodes = {os.stat(ledger).st_ino, os.stat(f"{ledger}-shm").st_ino}
     rows = [row.split() for row in Path("/proc/locks").read_text().splitlines()]
     return {int(row[-4]) for row in rows if int(row[-3].split(":")[2]) in inodes}
+
+
+def test_no_thread_takes_its_own_process_for_dead_while_that_registers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T9, T41: recovery runs beside the first call. Whoever sees the row knows that it is this process's own."""
+    seen: list[OwnerMark] = []
+    with closing(SqliteJournal(tmp_path / "lava.db", "process_crash")) as journal:
+        transaction = Connection.transaction
+
+        def looked_at(self: Connection, work: Callable[[sqlite3.Connection], Any]) -> Any:
+            done = transaction(self, work)
+            seen.extend(journal.owners())
+            return done
+
+        monkeypatch.setattr(Connection, "transaction", looked_at)
+        mine = journal.register_owner()
+        assert [(mark.owner, mark.alive) for mark in seen] == [(mine, True)]

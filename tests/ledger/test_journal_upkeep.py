@@ -56,6 +56,7 @@ def journal(ledger: Path, flushes: list[float]) -> Iterator[SqliteJournal]:
 # -- flushes
 
 
+@pytest.mark.alone
 def test_a_flush_follows_the_first_unflushed_commit_even_under_load(
     journal: SqliteJournal, flushes: list[float]
 ) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
+import trio
 
 from lava_middleware.core.commands import Authorize, Grant, Report, Settle, Void
 from lava_middleware.core.events import Held, Reported, Settled
-from lava_middleware.ledger.journal import Entry
+from lava_middleware.ledger.journal import Entry, Outcome
 from lava_middleware.ledger.ledger import LedgerUnavailable
 from lava_middleware.ledger.memory import MemoryJournal
 from lava_middleware.ledger.pending import Pending, decode_line, encode_line
+from lava_middleware.ledger.ticket import Ticket
 
 from .ledger_kit import Troubled, ask_for, eventually, grant, hold_id, opened, settle
 from .replay import check_journal
@@ -68,6 +73,77 @@ def test_endings_wait_in_order_for_a_journal_that_is_gone_and_calls_are_told_at_
             assert isinstance(ticket.wait(10).event, Settled)
         settled = [entry.key for entry in journal.read(0) if entry.kind == Settled.kind]
         assert settled == [f"end:{hold}" for hold in holds]
+    check_journal(journal)
+
+
+class Picky(Troubled):
+    """It takes everything but the ending of one hold."""
+
+    picky = True
+
+    def append(self, entries: Sequence[Entry], predecessor: tuple[int, int]) -> tuple[Outcome, int]:
+        if self.picky and any(entry.key == "end:odd" for entry in entries):
+            return Outcome.CONFLICT, 0
+        return super().append(entries, predecessor)
+
+
+def test_an_ending_that_the_journal_refuses_for_good_holds_nobody_up_and_is_kept(tmp_path: Path) -> None:
+    """T14, T27: it stands aside and is told; the ledger is not taken for gone, and at the end it is in the file."""
+    journal = Picky()
+    with opened(journal, pending_path=tmp_path / "pending") as ledger:
+        ledger.apply("acme", grant(1000)).wait(10)
+        ledger.apply("acme", ask_for(ledger, 10, "odd")).wait(10)
+        odd = ledger.apply("acme", settle("odd", 5))
+        eventually(lambda: ledger._backlog.parked)
+        with pytest.raises(LedgerUnavailable, match="kept") as error:
+            odd.wait(10)
+        assert error.value.unsure
+        for number in range(5):
+            ledger.apply("acme", ask_for(ledger, 10, f"call-{number}")).wait(10)
+            assert isinstance(ledger.apply("acme", settle(f"call-{number}", 5)).wait(10).event, Settled)
+        assert not odd.done
+        assert ledger._backlog.down_s == 0
+    ((account, command, _),) = [decode_line(line) for line in (tmp_path / "pending").read_bytes().splitlines()]
+    assert (account, command) == ("acme", settle("odd", 5))
+    check_journal(journal)
+
+
+@pytest.mark.parametrize("library", ["thread", "asyncio", "trio"])
+def test_who_waits_for_an_ending_that_stands_aside_is_told_and_not_left_waiting(library: str, tmp_path: Path) -> None:
+    """T14, T38: it may stand there for ever; whoever only wants to hear how it ends is told once it has."""
+    journal, ends = Picky(), []
+    told: SimpleQueue[BaseException] = SimpleQueue()
+
+    async def settled(ticket: Ticket) -> None:
+        with pytest.raises(LedgerUnavailable, match="kept") as error:
+            await ticket
+        told.put(error.value)
+
+    def wait(ticket: Ticket) -> None:
+        with pytest.raises(LedgerUnavailable, match="kept") as error:
+            ticket.wait(10)
+        told.put(error.value)
+
+    ways = {
+        "thread": wait,
+        "asyncio": lambda one: asyncio.run(settled(one)),
+        "trio": lambda one: trio.run(settled, one),
+    }
+    with opened(journal, pending_path=tmp_path / "pending") as ledger:
+        ledger.apply("acme", grant(1000)).wait(10)
+        ledger.apply("acme", ask_for(ledger, 10, "odd")).wait(10)
+        journal.busy = 100  # it waits before it is set aside
+        odd = ledger.apply("acme", settle("odd", 5))
+        odd.on_done(lambda: ends.append(odd.result().event))
+        thread = threading.Thread(target=ways[library], args=(odd,), daemon=True)
+        thread.start()
+        assert told.get(timeout=10)
+        thread.join(10)
+        assert not ends
+        journal.picky = False
+        ledger.recover()
+        eventually(lambda: ends)
+        assert isinstance(odd.wait(10).event, Settled)
     check_journal(journal)
 
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from lava_middleware.core.account import Account, evolve, to_state
+from lava_middleware.core.account import Account
 from lava_middleware.core.commands import Authorize, Extend, Grant, Report, SetTerms, Settle, Void
 from lava_middleware.core.decide import Conflict, UnknownHold
 from lava_middleware.core.events import Adjusted, Extended, Granted, Held, Lapsed, Reported, Settled, Voided, decode
+from lava_middleware.core.evolve import evolve
 from lava_middleware.core.money import AmountError
+from lava_middleware.core.state import to_state
 from lava_middleware.core.terms import Limit, Terms
 from lava_middleware.ledger.journal import Snapshot
 from lava_middleware.ledger.ledger import Ledger, LedgerUnavailable

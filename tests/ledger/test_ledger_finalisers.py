@@ -18,6 +18,7 @@ from lava_middleware.ledger.memory import MemoryJournal
 from lava_middleware.ledger.sqlite import SqliteJournal
 
 from . import players
+from .conftest import Place
 from .ledger_kit import ask_for, eventually, grant, opened, settle
 from .replay import check_journal
 
@@ -139,14 +140,13 @@ def test_putting_something_on_the_threads_list_takes_no_lock() -> None:
             assert done.wait(10)
 
 
-def test_a_forked_child_leaves_its_parents_holds_and_list_alone(tmp_path: Path) -> None:
+def test_a_forked_child_leaves_its_parents_holds_and_list_alone(dying: Place) -> None:
     """T36: the child begins anew, as another owner; what the parent had on its list is the parent's."""
-    path = str(tmp_path / "ledger.db")
-    journal = SqliteJournal(path)
+    journal = dying.open()
     with opened(journal) as ledger:
         ledger.apply("acme", grant(1000)).wait(10)
     out = SPAWN.Queue()
-    process = SPAWN.Process(target=players.fork_with_a_hold_open, args=(path, out))
+    process = SPAWN.Process(target=players.fork_with_a_hold_open, args=(dying.open, out))
     process.start()
     process.join(60)
     assert process.exitcode == 0

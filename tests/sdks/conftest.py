@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import inspect
 import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,8 @@ from lava_middleware.transport.instrument import uninstrument
 
 from ..transport.rig import CLAUDE, LLAMA, MESSAGES, MODEL, Rig, rigged
 from .proxy import ForwardProxy
+
+pytest.register_assert_rewrite("tests.sdks.matrix")
 
 BUILDS = ("before", "after", "proxy", "mounts", "explicit")
 """How a client came to be: before and after instrumenting, behind a proxy, with mounts, with the explicit transport."""
@@ -108,32 +109,6 @@ class Bench:
     def kinds(self) -> list[str]:
         self.rig.wait_settled(self.customer)
         return self.rig.kinds(self.customer)
-
-
-async def got(value: Any) -> Any:
-    """The value, awaited where the client is async."""
-    return await value if inspect.isawaitable(value) else value
-
-
-async def each(stream: Any) -> AsyncIterator[Any]:
-    """The items of a stream in either colour."""
-    if hasattr(stream, "__aiter__"):
-        async for item in stream:
-            yield item
-    else:
-        for item in stream:
-            yield item
-
-
-@contextlib.asynccontextmanager
-async def entered(manager: Any) -> AsyncIterator[Any]:
-    """`with` or `async with`, whichever it knows."""
-    if hasattr(manager, "__aenter__"):
-        async with manager as value:
-            yield value
-    else:
-        with manager as value:
-            yield value
 
 
 def _http(sdk: Sdk, is_async: bool, **options: Any) -> Any:

@@ -9,7 +9,8 @@ import pytest
 from lava_middleware import Amount, denied
 from lava_middleware.testing import Script, count_tokens
 
-from .conftest import BUILDS, Bench, each, got
+from .colours import each, got
+from .conftest import BUILDS, Bench
 from .test_surfaces import asked, create, streamed
 
 pytestmark = pytest.mark.filterwarnings("ignore:The model .* is deprecated:DeprecationWarning")
@@ -22,7 +23,7 @@ SOON = {"retry-after-ms": "1"}
 def attempts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The reason of each refusal, one an attempt."""
     found: list[str] = []
-    monkeypatch.setattr(type(bench.rig.lava), "refused", lambda lava, decision: found.append(decision.reason))
+    monkeypatch.setattr(type(bench.rig.lava), "refused", lambda lava, decision, *rest: found.append(decision.reason))
     return found
 
 

@@ -16,7 +16,8 @@ from lava_middleware.testing import Script
 from lava_middleware.transport.instrument import uninstrument
 
 from ..transport.rig import CUSTOMER, INPUT, MESSAGES, MODEL, Rig, chat, priced, rigged
-from .conftest import SDKS, each, entered, got
+from .colours import each, entered, got
+from .conftest import SDKS
 from .test_surfaces import create, streamed
 
 

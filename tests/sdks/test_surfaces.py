@@ -10,7 +10,8 @@ import pytest
 from lava_middleware import Amount, denied
 
 from ..transport.rig import INPUT, MESSAGES, OUTPUT
-from .conftest import BUILDS, Bench, each, entered, got
+from .colours import each, entered, got
+from .conftest import BUILDS, Bench
 
 Surface = Callable[[Any, str], Awaitable[Any]]
 
@@ -131,7 +132,7 @@ def test_a_customer_without_credit_gets_the_sdks_own_402_after_one_attempt(
     """T4, T13: nothing is sent, nothing is repeated, and the decision is behind the error."""
     _skip_missing(bench, surface)
     attempts: list[str] = []
-    monkeypatch.setattr(type(bench.rig.lava), "refused", lambda lava, decision: attempts.append(decision.reason))
+    monkeypatch.setattr(type(bench.rig.lava), "refused", lambda lava, decision, *rest: attempts.append(decision.reason))
     for build in BUILDS:
         attempts.clear()
         client = bench.client(build, is_async=is_async)

@@ -20,10 +20,10 @@ def test_it_prints_where_it_is_and_a_line_for_each_request() -> None:
     options = ["--port", "0", "--tokens", "5", "--chunk-delay", "0"]
     with subprocess.Popen([*COMMAND, *options], stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
-        first, second, third = (running.stdout.readline() for _ in range(3))
+        first, *others = (running.stdout.readline() for _ in range(5))
         assert first.startswith("OpenAI ")
-        assert second.startswith("Anthropic ")
-        assert "Ctrl-C" in third
+        assert [line.split()[0] for line in others[:3]] == ["Anthropic", "Gemini", "Mistral"]
+        assert "Ctrl-C" in others[3]
         httpx2.post(first.split()[1] + "/chat/completions", json=chat(stream=True)).raise_for_status()
         line = running.stdout.readline()
         running.send_signal(signal.SIGINT)

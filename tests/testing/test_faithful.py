@@ -26,8 +26,19 @@ PATHS = {
     ("openai", "responses"): "/v1/responses",
     ("openai", "embeddings"): "/v1/embeddings",
     ("anthropic", "messages"): "/v1/messages",
+    ("mistral", "chat.completions"): "/v1/chat/completions",
+    ("together", "chat.completions"): "/v1/chat/completions",
+    ("gemini", "generateContent"): "/v1beta/models/gemini-2.5-flash:generateContent",
+    ("gemini", "streamGenerateContent"): "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse",
+    ("gemini", "embedContent"): "/v1beta/models/gemini-embedding-001:embedContent",
+    ("gemini", "batchEmbedContents"): "/v1beta/models/gemini-embedding-001:batchEmbedContents",
 }
-ANSWERS = [(one, how) for one in PATHS for how in ("none", "sse") if (one[1], how) != ("embeddings", "sse")]
+AGENTS = {"mistral": "mistral-client-python/3.7.0", "together": "Together/Python 3.1.1"}
+"""By which the stand-in tells providers apart whose paths are the same. A missing entry: by path alone."""
+STREAMED = {"embeddings": ("none",), "generateContent": ("none",), "streamGenerateContent": ("sse",)}
+STREAMED |= {"embedContent": ("none",), "batchEmbedContents": ("none",)}
+"""How an endpoint answers. A missing entry: whole and streamed."""
+ANSWERS = [(one, how) for one in PATHS for how in STREAMED.get(one[1], ("none", "sse"))]
 # Members that the providers document and the recordings happen not to have.
 BEYOND = {
     "usage.prompt_tokens_details.cache_write_tokens:int",
@@ -35,6 +46,10 @@ BEYOND = {
     "choices[].delta.reasoning_content:str",
     "output[].summary[].text:str",
     "output[].summary[].type:str",
+    "candidates[].content.parts[].thought:bool",
+    "usageMetadata.promptTokenCount:int",  # of embeddings: in some versions of the API
+    "usageMetadata.promptTokenDetails[].modality:str",
+    "usageMetadata.promptTokenDetails[].tokenCount:int",
 }
 SCRIPTS = {
     "text": Script(),
@@ -89,6 +104,8 @@ def _shapes(body: str, stream: str) -> set[str]:
 def test_every_member_is_one_that_the_provider_sends(
     provider: FakeProvider, recorded: Any, endpoint: tuple[str, str], stream: str, script: str
 ) -> None:
+    if endpoint[0] == "together" and stream == "sse" and "tools" in script:
+        pytest.skip("no stream of Together's with tool calls is recorded")
     provider.default = SCRIPTS[script]
     known = set().union(*(_shapes(one["response_body"], stream) for one in recorded[(*endpoint, stream)]))
     got = _shapes(_answer(provider, endpoint, stream).decode(), stream)
@@ -96,21 +113,26 @@ def test_every_member_is_one_that_the_provider_sends(
     assert not {place for place in beyond if not _echoed(place)}
 
 
-_ECHOED = ("tools[]", "instructions", "max_output_tokens", "metadata", "content[].input.")
+_ECHOED = ("tools[]", "instructions", "max_output_tokens", "metadata", "content[].input.", ".functionCall.args.")
 
 
 def _echoed(place: str) -> bool:
     """What is repeated of the request, and a tool's arguments, are as various as requests are."""
-    return any(
-        part in place for part in ("tools[]", "instructions", "max_output_tokens", "metadata", "content[].input.")
-    )
+    return any(part in place for part in _ECHOED)
 
 
 def _answer(provider: FakeProvider, endpoint: tuple[str, str], stream: str) -> bytes:
     body = {**claude(), **chat(), "input": "Hi", "max_tokens": 1000}
-    if stream == "sse":
-        body |= {"stream": True, "stream_options": {"include_usage": True}}
-    return httpx2.post(provider.url + PATHS[endpoint], json=body).raise_for_status().content
+    if endpoint[0] == "gemini":
+        content = {"parts": [{"text": "Hi"}]}
+        body = (
+            {"contents": [content]} if "Generate" in endpoint[1] or "generate" in endpoint[1] else {"content": content}
+        )
+        body = {"requests": [body]} if endpoint[1].startswith("batch") else body
+    elif stream == "sse":
+        body |= {"stream": True} | ({} if endpoint[0] == "mistral" else {"stream_options": {"include_usage": True}})
+    headers = {"user-agent": AGENTS.get(endpoint[0], "a test")}
+    return httpx2.post(provider.url + PATHS[endpoint], json=body, headers=headers).raise_for_status().content
 
 
 def _sequence(body: bytes) -> list[str]:

@@ -8,14 +8,20 @@ from typing import Any
 
 import anthropic
 import groq
+import httpx2
+import mistralai.client
 import openai
 import pytest
+import together
+from google import genai
 
 from lava_middleware.testing import FakeProvider, Figures, Script, ToolCall, count_tokens
 
 from .asking import CLAUDE, MESSAGES, MODEL, chat, claude
 
 QUESTION = count_tokens(MESSAGES[0]["content"]) + 3 + 4
+GEMINI = "gemini-2.5-flash"
+ASKED_CLAUDE = count_tokens(MESSAGES[0]["content"], CLAUDE) + 3 + 4
 
 
 class Clients:
@@ -154,7 +160,7 @@ def test_groq_reports_its_usage_without_being_asked(sdk: Clients) -> None:
 def test_anthropic_unary_raw_and_streamed(sdk: Clients) -> None:
     messages = sdk.anthropic.messages
     assert messages.create(**claude()).usage.output_tokens == 40
-    assert messages.with_raw_response.create(**claude()).parse().usage.input_tokens == QUESTION
+    assert messages.with_raw_response.create(**claude()).parse().usage.input_tokens == ASKED_CLAUDE
     with messages.with_streaming_response.create(**claude()) as answer:
         assert answer.parse().usage.output_tokens == 40
     events = list(messages.create(**claude(stream=True)))
@@ -180,7 +186,7 @@ def test_models_and_token_counts_are_answered_plainly(sdk: Clients, provider: Fa
     assert "gpt-4o" in [model.id for model in sdk.openai.models.list()]
     assert sdk.openai.models.retrieve("gpt-9").id == "gpt-9"
     assert CLAUDE in [model.id for model in sdk.anthropic.models.list()]
-    assert sdk.anthropic.messages.count_tokens(model=CLAUDE, messages=MESSAGES).input_tokens == QUESTION
+    assert sdk.anthropic.messages.count_tokens(model=CLAUDE, messages=MESSAGES).input_tokens == ASKED_CLAUDE
     assert "gpt-4o" in [model.id for model in sdk.groq.models.list().data]
     assert provider.served.output_tokens == 0
 
@@ -200,12 +206,12 @@ def test_tool_calls_arrive_in_pieces_and_add_up(sdk: Clients, provider: FakeProv
     assert whole.tool_calls
     assert len(whole.tool_calls) == 2
     first, second = provider.requests
-    assert (
-        first.output_tokens
-        == second.output_tokens
-        == sum(count_tokens(call.name) + count_tokens(call.arguments) for call in TOOLS.tool_calls)
-    )
+    assert first.output_tokens == second.output_tokens == _called(MODEL)
     assert first.chunks > 4
+
+
+def _called(model: str) -> int:
+    return sum(count_tokens(call.name, model) + count_tokens(call.arguments, model) for call in TOOLS.tool_calls)
 
 
 def test_tool_calls_in_responses_and_messages(sdk: Clients, provider: FakeProvider) -> None:
@@ -222,7 +228,7 @@ def test_tool_calls_in_responses_and_messages(sdk: Clients, provider: FakeProvid
     ]
     whole: Any = sdk.anthropic.messages.create(**claude())
     assert [block.input for block in whole.content] == [block.input for block in message.content]
-    assert len({served.output_tokens for served in provider.requests}) == 1
+    assert [served.output_tokens for served in provider.requests] == [_called(MODEL), _called(CLAUDE), _called(CLAUDE)]
 
 
 def test_shown_thinking_is_output(sdk: Clients, provider: FakeProvider) -> None:
@@ -230,7 +236,7 @@ def test_shown_thinking_is_output(sdk: Clients, provider: FakeProvider) -> None:
     with sdk.anthropic.messages.stream(**claude()) as stream:
         message: Any = stream.get_final_message()
     assert [block.type for block in message.content] == ["thinking", "text"]
-    assert message.usage.output_tokens == count_tokens("Let me think.") + count_tokens("Yes.")
+    assert message.usage.output_tokens == count_tokens("Let me think.", CLAUDE) + count_tokens("Yes.", CLAUDE)
     with sdk.openai.responses.stream(model=MODEL, input="Hi") as responses:
         output: Any = responses.get_final_response().output
     assert output[0].summary[0].text == "Let me think."
@@ -427,3 +433,81 @@ def test_requests_that_the_real_provider_refuses_are_refused(sdk: Clients, more:
 def test_a_cap_below_the_least_is_refused_by_responses(sdk: Clients) -> None:
     with pytest.raises(openai.BadRequestError, match=">= 16"):
         sdk.openai.responses.create(model=MODEL, input="Hi", max_output_tokens=15)
+
+
+def _gemini(provider: FakeProvider, **options: Any) -> Any:
+    return genai.Client(api_key="any", http_options={"base_url": provider.gemini_base_url, **options})
+
+
+def test_gemini_whole_streamed_and_embedded(provider: FakeProvider) -> None:
+    """The SDK streams with `alt=sse`."""
+    with _gemini(provider) as client:
+        asked = {"model": GEMINI, "contents": "Tell me about ledgers."}
+        whole = client.models.generate_content(**asked)
+        chunks = list(client.models.generate_content_stream(**asked))
+        assert "".join(chunk.text or "" for chunk in chunks) == whole.text
+        assert chunks[-1].usage_metadata == whole.usage_metadata
+        assert whole.usage_metadata.prompt_token_count == QUESTION
+        assert whole.usage_metadata.candidates_token_count == 40
+        assert chunks[-1].candidates[0].finish_reason.name == "STOP"
+        short = client.models.generate_content(**asked, config={"max_output_tokens": 5, "candidate_count": 2})
+        assert [one.finish_reason.name for one in short.candidates] == ["MAX_TOKENS"] * 2
+        assert short.usage_metadata.candidates_token_count == 10
+        vectors = client.models.embed_content(model="gemini-embedding-001", contents=["one", "two"]).embeddings
+        assert [len(vector.values) for vector in vectors] == [768, 768]
+        assert client.models.count_tokens(**asked).total_tokens == QUESTION
+        assert next(model.name for model in client.models.list()) == f"models/{GEMINI}"
+    assert {served.operation for served in provider.requests} == {
+        *("generateContent", "embedContent", "count_tokens", "models")
+    }
+
+
+def test_gemini_thinks_calls_and_fails_in_its_own_way(provider: FakeProvider) -> None:
+    provider.queue(Script(thinking="Let me think.", reasoning_tokens=7, text="Yes."), TOOLS, Script(status=429))
+    with _gemini(provider) as client:
+        asked = {"model": GEMINI, "contents": "Tell me about ledgers."}
+        thought = list(client.models.generate_content_stream(**asked))
+        assert thought[0].candidates[0].content.parts[0].thought
+        used = thought[-1].usage_metadata
+        assert used.thoughts_token_count == 7
+        assert used.total_token_count == QUESTION + 7 + count_tokens("Let me think.") + count_tokens("Yes.")
+        called = list(client.models.generate_content_stream(**asked))
+        names = [call.name for chunk in called for call in chunk.function_calls or ()]
+        assert names == [call.name for call in TOOLS.tool_calls]
+        with pytest.raises(genai.errors.ClientError) as raised:
+            client.models.generate_content(**asked)
+        assert (raised.value.code, raised.value.status) == (429, "RESOURCE_EXHAUSTED")
+    assert [served.output_tokens for served in provider.requests[:2]] == [
+        7 + count_tokens("Let me think.") + count_tokens("Yes."),
+        _called(MODEL),
+    ]
+
+
+def test_gemini_without_alt_sse_is_one_array_that_grows(provider: FakeProvider) -> None:
+    path = f"/v1beta/models/{GEMINI}:streamGenerateContent"
+    body = {"contents": [{"parts": [{"text": "Hi"}]}]}
+    provider.queue(Script(), Script(error_after=3))
+    answer = httpx2.post(provider.url + path, json=body)
+    assert answer.headers["content-type"] == "application/json; charset=UTF-8"
+    assert len(answer.json()) == 41
+    assert answer.json()[-1]["candidates"][0]["finishReason"] == "STOP"
+    assert httpx2.post(provider.url + path, json=body).json()[-1]["error"]["code"] == 500
+
+
+def test_mistral_reports_its_usage_without_being_asked_and_refuses_to_be_asked(provider: FakeProvider) -> None:
+    with mistralai.client.Mistral(api_key="any", server_url=provider.mistral_base_url) as client:
+        whole = client.chat.complete(model="mistral-small-latest", messages=MESSAGES)
+        assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (QUESTION, 40)
+        events = [event.data for event in client.chat.stream(model="mistral-small-latest", messages=MESSAGES)]
+        assert events[-1].usage.completion_tokens == 40
+        assert "".join(event.choices[0].delta.content or "" for event in events) == whole.choices[0].message.content
+    headers = {"user-agent": "mistral-client-python/3"}
+    asking = chat(stream=True, stream_options={"include_usage": True})
+    assert httpx2.post(f"{provider.url}/v1/chat/completions", json=asking, headers=headers).status_code == 422
+
+
+def test_together_reports_its_usage_without_being_asked(provider: FakeProvider) -> None:
+    with together.Together(api_key="any", base_url=provider.together_base_url, max_retries=0) as client:
+        assert client.chat.completions.create(**chat()).usage.completion_tokens == 40
+        chunks = list(client.chat.completions.create(**chat(stream=True)))
+        assert (chunks[-1].usage.prompt_tokens, chunks[-1].usage.completion_tokens) == (QUESTION, 40)

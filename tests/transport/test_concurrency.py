@@ -118,7 +118,7 @@ def test_of_a_hundred_calls_of_four_processes_ten_reach_the_provider(hold: int, 
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(7_200)
 @pytest.mark.parametrize("customers", [1, 3])
 def test_four_processes_spend_until_each_was_declined_many_times(
     customers: int, tmp_path: Path, seed: int, soak_count: Callable[[int], int]

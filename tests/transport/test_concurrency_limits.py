@@ -63,7 +63,10 @@ def test_two_hundred_streams_of_four_processes_never_pass_the_monthly_limit(tmp_
         assert totals.holds == {}
         (state,) = lava.balance("acme").limits
         assert (state.held, state.resets_at) == (0, resets_at)
-        assert state.used == sum(record.usage.tokens for record in lava.records("acme")) <= LIMIT
+        said = sum(record.usage.tokens for record in lava.records("acme"))
+        assert state.used <= LIMIT
+        # A cut stream's record has what was counted; of the limit it takes no more than was held for it.
+        assert state.used <= said < state.used * 1.05
         assert sum(served.output_tokens for served in provider.requests) > LIMIT * 8 // 10, "the limit was used"
         assert not any(record.overrun.ticks for record in lava.records("acme"))
 

@@ -253,3 +253,44 @@ def test_a_forked_child_ends_nothing_of_its_parents(tmp_path: Path) -> None:
     *_, last = done.stdout.strip().splitlines()
     assert last.startswith("60 ['settled'] reported 60 ")
     assert Amount.of(last.split()[-1]) > priced(0, 60)
+
+
+class WorkersLimit(Exception):
+    """What a worker's signal handler raises in the middle of a line."""
+
+
+@pytest.mark.parametrize("error", [WorkersLimit, KeyboardInterrupt])
+@pytest.mark.parametrize("ledger", ["memory", "sqlite"])
+def test_a_signals_exception_anywhere_before_the_send_leaves_no_hold_open(
+    error: type[BaseException], ledger: str, tmp_path: Path
+) -> None:
+    """T45: it may take the ledger's answer along, so whoever began the call has the hold given back."""
+    where = "sqlite:///:memory:" if ledger == "memory" else f"sqlite:///{tmp_path}/lava.db"
+    places = ["authorize", "_attempt", "_committed", "_conclude", "resolve", "answer", "departure", "result"]
+    places += ["_approved", "decided", "opened", "cap_to_write", "dispatch"]
+    met = []
+
+    def at(place: str) -> Callable[[FrameType, str, Any], Any]:
+        def trace(frame: FrameType, event: str, argument: object) -> Any:
+            if frame.f_code.co_name == place and OURS in frame.f_code.co_filename:
+                sys.settrace(None)
+                met.append(place)
+                raise error
+
+        return trace
+
+    with rigged(ledger=where, credits="500") as rig, httpx2.Client(verify=False) as client:
+        for place in places:
+            before = sys.gettrace()
+            with rig.lava.charge_to(CUSTOMER):
+                sys.settrace(at(place))
+                try:
+                    client.post(rig.chat_url, json=chat())
+                except error:
+                    pass
+                finally:
+                    sys.settrace(before)
+            eventually(lambda: not rig.lava.ledger.look(CUSTOMER).holds)
+        assert len(met) >= len(places) - 1  # `answer` is there where top-ups are
+        assert rig.lava.ledger.counters.unposted == 0
+        _check_sums(rig)

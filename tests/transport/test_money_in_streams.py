@@ -92,15 +92,6 @@ def taught(rig: Rig, client: httpx2.Client, wire: Wire, script: Script, **more: 
 # The money ends -------------------------------------------------------------------------------------------------------
 
 
-DELIVERED = {
-    # untaught, by the cautious factor of the family. The stand-in counts like no real model; taught, that is made good.
-    "chat": (85, 100),
-    "responses": (85, 100),
-    "messages": (70, 100),
-    "groq": (75, 100),
-}
-
-
 @every_wire
 @pytest.mark.parametrize("learned", [False, True], ids=["untaught", "taught"])
 def test_a_stream_is_stopped_when_the_money_ends(wire: Wire, learned: bool, client: httpx2.Client) -> None:
@@ -110,14 +101,13 @@ def test_a_stream_is_stopped_when_the_money_ends(wire: Wire, learned: bool, clie
         if learned:
             taught(rig, client, wire, Script(output_tokens=300))
         last = _last_paid(rig, client, wire)
-        least, most = (80, 100) if learned else DELIVERED[wire.name]
-        assert least <= last <= most
+        assert 80 <= last <= 100
 
         rig.lava.grant("another", PAYS_FOR_100)
         rig.provider.reset()
         rig.provider.queue(Script(ignores_cap=True, stall_after=last + 1))
         events = stream(rig, client, wire, "another")
-        assert count_tokens("".join(map(said, events))) == last
+        assert count_tokens("".join(map(said, events)), wire.model) == last
         rig.provider.wait_idle()
         assert rig.served.aborted_after == rig.served.output_tokens == last + 1
 
@@ -136,7 +126,7 @@ def test_a_stream_is_stopped_when_the_money_ends(wire: Wire, learned: bool, clie
 
 def _last_paid(rig: Rig, client: httpx2.Client, wire: Wire) -> int:
     """How many tokens of the stand-in's prose come through."""
-    return count_tokens("".join(map(said, stream(rig, client, wire))))
+    return count_tokens("".join(map(said, stream(rig, client, wire))), wire.model)
 
 
 @every_wire
@@ -390,7 +380,7 @@ def test_a_credit_worth_28_streams_that_are_left_gives_26_to_28(wire: Wire, clie
     with rigged(credits=None, speaks=(wire.speaks,)) as rig:
         more = {"cap": 400, "prompt": LONG_PROMPT}
         taught(rig, client, wire, Script(output_tokens=60), **more)
-        inputs = count_tokens(LONG_PROMPT) + 7
+        inputs = count_tokens(LONG_PROMPT, wire.model) + 7
         assert inputs >= 1_000
         rig.lava.grant(CUSTOMER, str(Amount(28 * priced(inputs, LEFT_AFTER).ticks)))
 

@@ -233,7 +233,7 @@ def test_a_grant_must_expire_after_it_starts() -> None:
         lava.grant("acme", "1.00", starts=tomorrow, expires=tomorrow)
 
 
-@pytest.mark.parametrize("wrong", [{"zone": 5}, {"name": 5}, {"zone": "Mars/Olympus"}, {"window": "week"}])
+@pytest.mark.parametrize("wrong", [{"zone": 5}, {"name": 5}, {"zone": "Mars/Olympus"}, {"window": "weak"}])
 def test_a_limit_that_cannot_be_enforced_is_refused(wrong: dict[str, Any]) -> None:
     with Lava("sqlite:///:memory:") as lava, pytest.raises(TermsError):
         lava.limit("acme", 5, **wrong)

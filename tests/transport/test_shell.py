@@ -630,7 +630,7 @@ def test_cancelled_while_waiting_for_the_answer(akit: Kit, provider: Provider, s
 
 def test_a_read_timeout_before_the_answer_is_lost(kit: Kit, provider: Provider, script: Script) -> None:
     async def main() -> None:
-        async with kit.opened(timeout=0.1) as client:
+        async with kit.opened(timeout=kit.module.Timeout(10, read=0.1)) as client:
             with pytest.raises(kit.module.ReadTimeout):
                 await kit.send(client, f"{provider.url}/silent")
             assert only_ending(script) == "lost ReadTimeout"
@@ -640,7 +640,7 @@ def test_a_read_timeout_before_the_answer_is_lost(kit: Kit, provider: Provider, 
 
 def test_a_read_timeout_in_mid_stream_is_lost(kit: Kit, provider: Provider, script: Script) -> None:
     async def main() -> None:
-        async with kit.opened(timeout=0.1) as client:
+        async with kit.opened(timeout=kit.module.Timeout(10, read=0.1)) as client:
             response = await kit.send(client, f"{provider.url}/one", stream=True)
             with pytest.raises(kit.module.ReadTimeout):
                 _ = [piece async for piece in kit.each(response)]

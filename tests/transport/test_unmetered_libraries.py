@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import aiohttp
 import pytest
 import requests
 
@@ -36,29 +35,9 @@ def send_by_requests(provider: FakeProvider) -> int:
     return requests.post(f"{provider.openai_base_url}/chat/completions", json=body, timeout=5).status_code
 
 
-async def send_by_aiohttp(provider: FakeProvider) -> int:
-    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"{provider.openai_base_url}/chat/completions", json=body) as response,
-    ):
-        return response.status
-
-
 def test_requests_is_refused_with_what_to_do_instead(provider: FakeProvider) -> None:
     with lava_before(provider) as lava, lava.charge_to("acme"), pytest.raises(Refused, match="httpx"):
         send_by_requests(provider)
-    assert provider.count == 0
-
-
-@pytest.mark.anyio
-async def test_aiohttp_is_refused_and_google_genai_is_told_how_to_use_httpx2(
-    provider: FakeProvider, anyio_backend_name: str
-) -> None:
-    if anyio_backend_name != "asyncio":
-        pytest.skip("aiohttp runs on asyncio only")
-    with lava_before(provider) as lava, lava.charge_to("acme"), pytest.raises(Refused, match="httpx_async_client"):
-        await send_by_aiohttp(provider)
     assert provider.count == 0
 
 

@@ -33,6 +33,7 @@ from lava_middleware import (
     LedgerUnavailable,
     LimitReached,
     NotBound,
+    Quote,
     Record,
     Refused,
     RequestExceedsCredit,
@@ -45,6 +46,7 @@ from lava_middleware import (
     current,
     denied,
     identify,
+    run,
     unbilled,
 )
 
@@ -89,7 +91,7 @@ def operated(lava: Lava) -> None:
     assert_type(lava.limit("acme", 100_000, "tokens", window="month", zone="Europe/Berlin"), Balance)
     balance = lava.balance("acme")
     assert_type(balance.available, Amount)
-    assert_type(balance.limits[0].resets_at, datetime)
+    assert_type(balance.limits[0].resets_at, datetime | None)
     for record in lava.records("acme"):
         assert_type(record, Record)
         assert_type(record.usage, Usage)
@@ -103,6 +105,11 @@ def operated(lava: Lava) -> None:
 async def operated_async(lava: Lava) -> None:
     assert_type(await lava.agrant("acme", "5.00"), Balance)
     assert_type(await lava.abalance("acme"), Balance)
+    assert_type(await lava.asubscribe("acme", "pro", credits="20.00"), Balance)
+    assert_type(await lava.alimit("acme", 100_000), Balance)
+    assert_type(await lava.aquote("acme", model="gpt-4o"), Quote)
+    assert_type(await lava.areport("acme", meter="pages", quantity=1, request_id="doc"), Record | None)
+    assert_type([record async for record in lava.arecords("acme")], list[Record])
 
 
 def bound(lava: Lava) -> None:
@@ -124,6 +131,24 @@ def decorated(number: int) -> str:
 def carried() -> None:
     with ThreadPoolExecutor() as pool:
         assert_type(pool.submit(bind_context(decorated), 1).result(), str)
+
+
+@run("decorated", credits="0.10", customer="acme")
+def an_agent(step: int) -> int:
+    return step
+
+
+def planned(lava: Lava) -> None:
+    quote = lava.quote("acme", model="gpt-4o-mini", input_tokens=1000, output_tokens_max=500)
+    assert_type(quote, Quote)
+    assert_type(quote.bound, Amount)
+    with lava.run("research", credits="0.50", max_calls=40, customer="acme") as work:
+        assert_type(work.state().spent, Amount)
+    assert_type(lava.report("acme", request_id="doc-77", charge="0.12"), Record | None)
+    assert_type(lava.adjust("acme", "doc-77", "-0.02", key="refund-1"), Record)
+    with lava.reserve("acme", charge="1.00") as held:
+        held.settle(charge="0.75")
+    assert_type(an_agent(1), int)
 
 
 def caught() -> None:

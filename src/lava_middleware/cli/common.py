@@ -25,7 +25,7 @@ def settings_of(ledger: str | None) -> Settings:
 @contextmanager
 def reading(ledger: str | None) -> Iterator[Journal]:
     """The journal of an existing ledger. Starts nothing that writes."""
-    journal = open_journal(_existing(settings_of(ledger)))
+    journal = open_journal(existing(settings_of(ledger)))
     try:
         yield journal
     finally:
@@ -36,7 +36,7 @@ def reading(ledger: str | None) -> Iterator[Journal]:
 def lava_of(ledger: str | None, *, create: bool = False) -> Iterator[Lava]:
     """A Lava on the ledger, which must exist unless the command may create it."""
     if not create:
-        _existing(settings_of(ledger))
+        existing(settings_of(ledger))
     lava = Lava(ledger)
     try:
         yield lava
@@ -44,10 +44,16 @@ def lava_of(ledger: str | None, *, create: bool = False) -> Iterator[Lava]:
         lava.close()
 
 
-def _existing(settings: Settings) -> Settings:
+def existing(settings: Settings) -> Settings:
     path = settings.ledger
     if path is None:
         raise Stop("a ledger in memory is of its process alone: name a file with --ledger or LAVA_LEDGER")
+    if isinstance(path, str):
+        from ..ledger.postgres.journal import exists
+
+        if not exists(path):
+            raise Stop("there is no ledger in this database: look at its URL, or make it with lava grant")
+        return settings
     # Only asked whether it is there, never opened: nobody but SQLite may open a ledger (T34).
     if not os.path.exists(path):
         raise Stop(f"there is no ledger {path}: name one with --ledger or LAVA_LEDGER, or make it with lava grant")

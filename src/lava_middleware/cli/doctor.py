@@ -175,8 +175,9 @@ def _races_can_corrupt() -> bool:
 
 def _pending(settings: Settings) -> Path | None:
     """The file of what could not be posted, if anything is in it."""
-    path = settings.pending or Path(f"{settings.ledger}.pending")
-    return path if Pending(path) else None
+    beside = Path(f"{settings.ledger}.pending") if isinstance(settings.ledger, Path) else None
+    path = settings.pending or beside
+    return path if path is not None and Pending(path) else None
 
 
 def _number(count: int, one: str, many: str) -> str:

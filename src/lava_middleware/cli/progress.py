@@ -19,6 +19,7 @@ class Progress:
         self._terminal = self._stream.isatty()
         self._shown_at = 0.0
         self._length = 0
+        self._counted = 0
 
     def __enter__(self) -> Progress:
         return self
@@ -28,6 +29,14 @@ class Progress:
         if self._terminal and now - self._shown_at >= EVERY_S:
             self._shown_at = now
             self._show(f"{self._what}: {done:,} of {total:,} ({100 * done // max(total, 1)} %)")
+
+    def count(self, more: int) -> None:
+        """So many more are done, of nobody knows how many."""
+        self._counted += more
+        now = time.monotonic()
+        if self._terminal and now - self._shown_at >= EVERY_S:
+            self._shown_at = now
+            self._show(f"{self._what}: {self._counted:,}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

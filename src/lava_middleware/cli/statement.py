@@ -9,7 +9,26 @@ from itertools import islice, pairwise
 from typing import Any
 
 from ..context import checked_id
-from ..core.events import Adjusted, Event, Extended, Granted, Held, Lapsed, Reported, Settled, TermsSet, Voided, decode
+from ..core.events import (
+    Adjusted,
+    Crossed,
+    Cycled,
+    Event,
+    Extended,
+    Granted,
+    Held,
+    Lapsed,
+    Repaid,
+    Reported,
+    RunEnded,
+    RunStarted,
+    Settled,
+    TermsSet,
+    TopupFailed,
+    TopupStarted,
+    Voided,
+    decode,
+)
 from ..core.money import Amount, Ticks
 from ..core.usage import Usage
 from ..ledger.journal import Entry, Journal
@@ -82,7 +101,14 @@ _NAMES: dict[type[Any], str] = {
     Reported: "report",
     Adjusted: "adjust",
     Lapsed: "lapse",
+    Repaid: "repay",
+    Cycled: "cycle",
     TermsSet: "terms",
+    RunStarted: "run",
+    RunEnded: "run ends",
+    Crossed: "threshold",
+    TopupStarted: "top-up",
+    TopupFailed: "no top-up",
 }
 
 
@@ -107,12 +133,59 @@ def _what_for(event: Event, entry: Entry) -> str:
         case Reported():
             return _joined(model, _tokens(facts), _doubts(facts), facts.get("unheld", ""))
         case Adjusted():
-            return _joined(model, "corrects an expired hold")
+            what = event.reason if event.key else "corrects an expired hold"
+            return _joined(model, what, f"overrun: {event.cause}" if event.cause else "")
         case Lapsed():
-            return "expired unused"
+            unused = any(ticks > 0 for _, ticks in event.draws)
+            over = f"{Amount(event.rolled)} go over" if event.rolled else ""
+            return _joined("expired unused" if unused else "", over, _invoiced(event))
+        case Repaid():
+            return f"{Amount(sum(ticks for _, ticks in event.draws))} to debt"
+        case _:
+            return _agreement(event)
+
+
+def _agreement(event: Event) -> str:
+    """What terms, cycles, runs, thresholds and purchases say."""
+    match event:
         case TermsSet():
-            limits = [f"{one.quantity:,} {one.unit}/{one.window}" for one in event.terms.limits]
-            return _joined("limits:", ", ".join(limits) or "none", separator=" ")
+            limits = [f"{_quantity(one.quantity, one.unit)} {one.unit}/{one.window}" for one in event.terms.limits]
+            plan = f"plan {event.terms.plan.name}" if event.terms.plan else ""
+            suspended = "suspended" if event.terms.suspended else ""
+            since = f"from {moment(event.effective)[:16]}" if event.effective else ""
+            return _joined(plan, suspended, "limits: " + (", ".join(limits) or "none"), since)
+        case Cycled():
+            lapsed = f"{Amount(event.lapsed)} expired" if event.lapsed else ""
+            if not event.id:
+                return _joined(f"plan {event.plan} ends", lapsed, _invoiced(event))
+            over = f"{Amount(event.rolled)} gone over" if event.rolled else ""
+            repaid = f"{Amount(event.debt_repaid)} to debt" if event.debt_repaid else ""
+            until = f"until {moment(event.ends)[:16]}"
+            return _joined(
+                f"plan {event.plan}, {Amount(event.included)} included", until, over, repaid, lapsed, _invoiced(event)
+            )
+        case RunStarted():
+            budget = "" if event.budget is None else f"at most {Amount(event.budget)}"
+            return _joined(event.run, budget, "set aside" if event.draws else "")
+        case RunEnded():
+            return _joined(event.run, "expired" if event.expired else "")
+        case Crossed():
+            used = f"{_quantity(event.used, event.unit)} of {_quantity(event.quantity, event.unit)} {event.unit}"
+            return f"{event.limit} at {event.percent} %: {used}"
+        case TopupStarted():
+            return f"buying {Amount(event.amount)}, key {event.key}"
+        case TopupFailed():
+            return _joined(event.reason, f"key {event.key}")
+        case _:
+            raise AssertionError(f"no words for {type(event).__name__}")
+
+
+def _invoiced(event: Cycled | Lapsed) -> str:
+    return f"{Amount(event.overage_used)} overage before" if event.overage_used else ""
+
+
+def _quantity(quantity: int, unit: str) -> str:
+    return str(Amount(quantity)) if unit == "credits" else f"{quantity:,}"
 
 
 def _joined(*parts: str, separator: str = ", ") -> str:

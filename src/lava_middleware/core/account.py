@@ -1,27 +1,31 @@
-"""This file knows what one customer's entries add up to, and how one more event changes it.
-
-`evolve` is arithmetic only: it asks no clock, price list or configuration, so history never changes when rules do.
-It works in place: the account belongs to whoever folds it, and a fold of millions of entries must not copy.
-"""
+"""This file knows what one customer has: grants, holds, counters, terms, runs, and what they add up to."""
 
 from __future__ import annotations
 
-import json
-from bisect import insort
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
-from .events import Adjusted, Counts, Draws, Event, Extended, Granted, Held, Lapsed, Reported, Settled, TermsSet, Voided
-from .money import Ticks
+from .events import (
+    Counts,
+    Draws,
+    Metered,
+)
+from .money import LARGEST, Ticks
 from .terms import NO_TERMS, Limit, Terms
-from .windows import window_of
-
-STATE_FORMAT = 1
-"""Of `to_state`. A snapshot of another format is ignored and folded anew."""
 
 CATEGORIES = ("promo", "plan", "bundle", "top_up")
 """Categories of a grant in draw order: of two alike otherwise, the earlier category is drawn first."""
+METER = "meter|"
+"""Before the name of a counter that a tiered meter goes by; no limit can have such a name."""
+TOPUPS = "topup|"
+"""The name under which credits bought are counted; no limit can have it."""
+OVERAGE = "overage"
+"""What a plan lets a cycle go beyond its credits: drawn last. No money of the customer's: what is drawn is invoiced."""
+UNLIMITED = 2**60
+"""How an overage without a cap counts in sums. It is in no entry and on no screen."""
+
+
+Scopes: TypeAlias = tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)
@@ -38,18 +42,24 @@ class Credit:
     priority: int
     starts: int | None
     expires: int | None
+    room: Ticks = 0
+    """How far `remaining` may fall below zero: only of an overage."""
+    rolls: bool = False
+    """A billing cycle's own credits: what is left may go over into the next."""
 
     def alive(self, now: int) -> bool:
         return (self.starts is None or self.starts <= now) and (self.expires is None or now < self.expires)
 
     @property
     def free(self) -> Ticks:
-        return self.remaining - self.reserved
+        return self.remaining + self.room - self.reserved
 
-    def draw_order(self) -> tuple[int, float, int, int, int]:
-        """Priority, what expires first, category, what started first, what was granted first."""
+    def draw_order(self) -> tuple[bool, int, float, int, int, int]:
+        """Overage last; priority, what expires first, category, what started first, what was granted first."""
+        if self.category == OVERAGE:
+            return True, 0, 0, 0, 0, self.grant
         expires = float("inf") if self.expires is None else self.expires
-        return self.priority, expires, CATEGORIES.index(self.category), self.starts or 0, self.grant
+        return False, self.priority, expires, CATEGORIES.index(self.category), self.starts or 0, self.grant
 
 
 @dataclass(slots=True)
@@ -69,6 +79,8 @@ class Hold:
     """An extension adds the slice before it to `expected`: that much was delivered."""
     counts: Counts
     at: int
+    scopes: Scopes = ()
+    metered: Metered = ()
 
 
 @dataclass(slots=True)
@@ -80,6 +92,53 @@ class Counter:
     held: int = 0
     over: int = 0
     """The part of `used` that no hold had covered."""
+    crossed: int = 0
+    """The highest threshold that has fired, in per cent."""
+
+
+@dataclass(slots=True)
+class Cycle:
+    """The billing cycle that the account is in."""
+
+    plan: str
+    id: str
+    starts: int
+    ends: int
+    number: int
+    calendar: tuple[str, str, str]
+    rollover: Ticks | None
+    """The most that goes over from it; None: all."""
+    rolled: Ticks
+    """What came over into it."""
+    carried_most: Ticks | None
+    """The most that may come over into it, what holds of earlier cycles give back included; None: all."""
+    grant: int
+
+
+@dataclass(slots=True)
+class Run:
+    """A piece of work with a budget of its own."""
+
+    parent: str
+    budget: Ticks | None
+    calls_most: int | None
+    expires: int
+    draws: Draws = ()
+    """What is still reserved for it alone."""
+    reserves: bool = False
+    spent: Ticks = 0
+    held: Ticks = 0
+    """By its open calls, those of runs inside it included."""
+    calls: int = 0
+
+
+@dataclass(slots=True)
+class Topup:
+    """Credits that are being bought."""
+
+    key: str
+    amount: Ticks
+    at: int
 
 
 @dataclass(slots=True)
@@ -93,6 +152,17 @@ class Account:
     """In draw order; a grant that is used up or lapsed leaves."""
     holds: dict[str, Hold] = field(default_factory=dict)
     counters: dict[tuple[str, str], Counter] = field(default_factory=dict)
+    cycle: Cycle | None = None
+    since: int = 0
+    """When these terms came into force: cycles of a new plan are counted from there."""
+    pending: tuple[int, Terms] | None = None
+    """(from when on, terms) that are to follow."""
+    runs: dict[str, Run] = field(default_factory=dict)
+    topup: Topup | None = None
+    topups_stopped: bool = False
+    """The last purchase failed: no more tries until credit is granted or the terms change."""
+    gone: dict[int, str] = field(default_factory=dict)
+    """Categories of the last grants that left, where not top_up: a refund to such a one becomes a grant like it."""
     debt: Ticks = 0
     charged: Ticks = 0
     """All charges ever: posted + debt ever incurred."""
@@ -106,7 +176,7 @@ class Account:
         free = 0
         for credit in self.credits:  # a loop of its own: it runs three times a call, and a generator doubles its time
             if (credit.starts is None or credit.starts <= now) and (credit.expires is None or now < credit.expires):
-                free += credit.remaining - credit.reserved
+                free += credit.remaining + credit.room - credit.reserved
         return free
 
     def available(self, now: int) -> Ticks:
@@ -118,247 +188,31 @@ class Account:
 
     def balance(self, now: int) -> Ticks:
         """As on a bank statement: what grants have left, holds not deducted, less debt."""
-        return sum(credit.remaining if credit.alive(now) else credit.reserved for credit in self.credits) - self.debt
+        return sum(one.remaining if one.alive(now) else min(one.reserved, one.remaining) for one in self.credits) - (
+            self.debt
+        )
+
+    def more_owed_at_most(self) -> Ticks:
+        """How much debt may be added before the sums leave their bounds; an overage counts, used or held."""
+        over = sum(one.reserved - one.remaining for one in self.credits if one.category == OVERAGE)
+        return max(LARGEST - 1 - self.debt - over, 0)
+
+    def more_kept_at_most(self) -> Ticks:
+        """How much credit may be added before they do."""
+        return max(LARGEST - 1 - sum(one.remaining for one in self.credits if one.remaining > 0), 0)
 
     def limit(self, name: str) -> Limit | None:
         return next((one for one in self.terms.limits if one.name == name), None)
 
+    def overage(self) -> Credit | None:
+        """The present cycle's overage, if the plan has one."""
+        ends = self.cycle.ends if self.cycle else None
+        return next((one for one in self.credits if one.category == OVERAGE and one.expires == ends), None)
 
-def evolve(account: Account, event: Event, at: int) -> None:
-    """Fold one more event into the account, in place; its version grows by one and its time becomes `at`."""
-    _FOLD[type(event)](account, event, at)
-    account.version += 1
-    account.at = at
+    def chain(self, scopes: Scopes) -> list[Run]:
+        """The open runs that these scopes name, outermost first."""
+        return [run for scope, value in scopes if scope == "run" and (run := self.runs.get(value)) is not None]
 
-
-def _granted(account: Account, event: Granted, at: int) -> None:
-    account.debt -= event.debt_repaid
-    left = event.amount - event.debt_repaid
-    if left:
-        _add(account, Credit(account.version + 1, left, 0, event.category, event.priority, event.starts, event.expires))
-
-
-def _held(account: Account, event: Held, at: int) -> None:
-    _reserve(account, event.draws)
-    if event.counts:
-        _count(account, event.counts, at, held=1)
-    account.holds[event.hold] = Hold(
-        event.owner,
-        event.amount,
-        event.draws,
-        event.output_tokens,
-        event.expected,
-        event.slice,
-        event.slice > 0,
-        event.counts,
-        at,
-    )
-
-
-def _extended(account: Account, event: Extended, at: int) -> None:
-    hold = account.holds[event.hold]
-    _reserve(account, event.draws)
-    _count(account, event.counts, at, held=1)
-    if hold.expected == hold.amount and not hold.grows:
-        hold.expected += event.amount  # the policy is that an unknown outcome owes the whole hold
-    hold.amount += event.amount
-    hold.draws = _joined((*hold.draws, *event.draws))
-    hold.output_tokens += event.output_tokens
-    hold.counts = _joined_counts((*hold.counts, *event.counts))
-    if hold.grows:
-        hold.expected = min(hold.expected + hold.slice, hold.amount)
-        hold.slice = event.amount
-
-
-def _settled(account: Account, event: Settled, at: int) -> None:
-    hold = account.holds.pop(event.hold)
-    _release(account, hold.draws)
-    _charge(account, event.charge, event.draws, event.debt)
-    if event.repaid:
-        _repay(account, event.repaid)
-    if event.counts or hold.counts:
-        # Used before held: a counter that nobody holds and whose window has ended may leave at any count.
-        _count(account, event.counts, at, used=1)
-        _count(account, event.over, at, over=1)
-        _count(account, hold.counts, at, held=-1)
-
-
-def _voided(account: Account, event: Voided, at: int) -> None:
-    hold = account.holds.pop(event.hold)
-    _release(account, hold.draws)
-    _count(account, hold.counts, at, held=-1)
-    _repay(account, event.repaid)
-
-
-def _reported(account: Account, event: Reported, at: int) -> None:
-    _charge(account, event.charge, event.draws, event.debt)
-    _count(account, event.counts, at, used=1)
-    _count(account, event.over, at, over=1)
-
-
-def _adjusted(account: Account, event: Adjusted, at: int) -> None:
-    _charge(account, event.charge, event.draws, event.debt)
-    if event.refund:
-        _add(account, Credit(account.version + 1, event.refund, 0, event.category, 0, None, None))
-    _count(account, event.counts, at, used=1)
-    _count(account, event.over, at, over=1)
-
-
-def _lapsed(account: Account, event: Lapsed, at: int) -> None:
-    _post(account, event.draws)
-
-
-def _terms_set(account: Account, event: TermsSet, at: int) -> None:
-    account.terms = event.terms
-
-
-_FOLD: dict[type[Any], Any] = {
-    Granted: _granted,
-    Held: _held,
-    Extended: _extended,
-    Settled: _settled,
-    Voided: _voided,
-    Reported: _reported,
-    Adjusted: _adjusted,
-    Lapsed: _lapsed,
-    TermsSet: _terms_set,
-}
-
-
-def _add(account: Account, credit: Credit) -> None:
-    insort(account.credits, credit, key=Credit.draw_order)
-
-
-def _credit(account: Account, grant: int) -> Credit | None:
-    for credit in account.credits:
-        if credit.grant == grant:
-            return credit
-    return None
-
-
-def _reserve(account: Account, draws: Draws) -> None:
-    for grant, ticks in draws:
-        credit = _credit(account, grant)
-        assert credit is not None, "a hold names a grant that has nothing left"
-        credit.reserved += ticks
-
-
-def _release(account: Account, draws: Draws) -> None:
-    for grant, ticks in draws:
-        credit = _credit(account, grant)
-        assert credit is not None, "a hold's grant left before the hold ended"
-        credit.reserved -= ticks
-
-
-def _post(account: Account, draws: Draws) -> None:
-    """Take what is posted from the grants; a negative draw gives back. Grants with nothing left leave."""
-    for grant, ticks in draws:
-        credit = _credit(account, grant)
-        assert credit is not None, "a posting names a grant that has nothing left"
-        credit.remaining -= ticks
-        if not credit.remaining and not credit.reserved:
-            account.credits.remove(credit)
-
-
-def _charge(account: Account, charge: Ticks, draws: Draws, debt: Ticks) -> None:
-    _post(account, draws)
-    account.debt += debt
-    account.charged += charge
-    account.posted += charge - debt
-    account.incurred += debt
-
-
-def _repay(account: Account, draws: Draws) -> None:
-    _post(account, draws)
-    account.debt -= sum(ticks for _, ticks in draws)
-
-
-def _count(account: Account, counts: Counts, at: int, *, held: int = 0, used: int = 0, over: int = 0) -> None:
-    for name, window, quantity in counts:
-        counter = account.counters.get((name, window))
-        if counter is None:
-            _drop_ended(account, at)
-            limit = account.limit(name)
-            ends = window_of(limit, at)[1] if limit else at
-            counter = account.counters[name, window] = Counter(ends)
-        counter.held += held * quantity
-        counter.used += used * quantity
-        counter.over += over * quantity
-
-
-def _drop_ended(account: Account, at: int) -> None:
-    """A counter leaves with the first entry that opens another after its window ended and no open hold names it."""
-    for name in [name for name, counter in account.counters.items() if counter.ends <= at and not counter.held]:
-        del account.counters[name]
-
-
-def _joined(draws: Iterable[tuple[int, Ticks]]) -> Draws:
-    """The same draws with each grant once, in order of first mention."""
-    sums: dict[int, Ticks] = {}
-    for grant, ticks in draws:
-        sums[grant] = sums.get(grant, 0) + ticks
-    return tuple(sums.items())
-
-
-def _joined_counts(counts: Iterable[tuple[str, str, int]]) -> Counts:
-    sums: dict[tuple[str, str], int] = {}
-    for name, window, quantity in counts:
-        sums[name, window] = sums.get((name, window), 0) + quantity
-    return tuple((name, window, quantity) for (name, window), quantity in sums.items())
-
-
-def to_state(account: Account) -> str:
-    """The account as JSON, for a snapshot. `from_state` gives an equal account."""
-    return json.dumps(list(_state(account)), ensure_ascii=False, separators=(",", ":"))
-
-
-def _state(account: Account) -> Iterator[Any]:
-    yield account.version
-    yield account.at
-    yield [
-        account.terms.version,
-        [[one.name, one.unit, one.quantity, one.window, one.zone] for one in account.terms.limits],
-    ]
-    yield [
-        [one.grant, one.remaining, one.reserved, one.category, one.priority, one.starts, one.expires]
-        for one in account.credits
-    ]
-    yield [
-        [name, h.owner, h.amount, h.draws, h.output_tokens, h.expected, h.slice, h.grows, h.counts, h.at]
-        for name, h in account.holds.items()
-    ]
-    yield [[*name, one.ends, one.used, one.held, one.over] for name, one in account.counters.items()]
-    yield [account.debt, account.charged, account.posted, account.incurred]
-
-
-def from_state(text: str) -> Account:
-    """The account that `to_state` wrote."""
-    version, at, terms, credits, holds, counters, (debt, charged, posted, incurred) = json.loads(text)
-    return Account(
-        version,
-        at,
-        Terms(terms[0], tuple(Limit(*one) for one in terms[1])),
-        [Credit(*one) for one in credits],
-        {name: _hold(*rest) for name, *rest in holds},
-        {(name, window): Counter(*rest) for name, window, *rest in counters},
-        debt,
-        charged,
-        posted,
-        incurred,
-    )
-
-
-def _hold(
-    owner: str,
-    amount: int,
-    draws: list[list[int]],
-    output_tokens: int,
-    expected: int,
-    slice_: int,
-    grows: bool,
-    counts: list[Any],
-    at: int,
-) -> Hold:
-    drawn = tuple((grant, ticks) for grant, ticks in draws)
-    counted = tuple((name, window, quantity) for name, window, quantity in counts)
-    return Hold(owner, amount, drawn, output_tokens, expected, slice_, grows, counted, at)
+    def reserving(self, scopes: Scopes) -> Run | None:
+        """The one of them that has reserved its budget: only an outermost run does."""
+        return next((run for run in self.chain(scopes) if run.reserves), None) if self.runs else None

@@ -17,7 +17,7 @@ TOKENS_PER_TOOL_CALL = 64
 FACTORS: dict[str, tuple[int, int]] = {
     # family → (expected, cautious) factor on the byte-class estimate, in per cent
     "openai": (80, 90),
-    "open": (90, 110),
+    "open": (90, 105),
     "claude": (100, 120),
     "claude-5": (130, 160),
 }

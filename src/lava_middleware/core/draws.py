@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .account import Account
+from .account import Account, Run
 from .events import Draws
 from .money import Ticks
 
@@ -20,7 +20,7 @@ def draw(account: Account, amount: Ticks, now: int, released: Mapping[int, Ticks
     for credit in account.credits:
         if not credit.alive(now):
             continue
-        free = credit.remaining - credit.reserved + (released.get(credit.grant, 0) if released else 0)
+        free = credit.remaining + credit.room - credit.reserved + (released.get(credit.grant, 0) if released else 0)
         if free > 0:
             taken = min(free, amount)
             draws.append((credit.grant, taken))
@@ -28,6 +28,16 @@ def draw(account: Account, amount: Ticks, now: int, released: Mapping[int, Ticks
             if not amount:
                 break
     return tuple(draws), amount
+
+
+def draw_for(account: Account, run: Run | None, amount: Ticks, now: int) -> tuple[Draws, Ticks, Draws]:
+    """(draws, what nothing covers, the part of the draws that the run had reserved): its reserve is taken first."""
+    if run is None:
+        draws, missing = draw(account, amount, now)
+        return draws, missing, ()
+    reserve, _, beyond = split(run.draws, amount)
+    more, missing = draw(account, beyond, now)
+    return joined(reserve, more), missing, reserve
 
 
 def split(draws: Draws, amount: Ticks) -> tuple[Draws, Mapping[int, Ticks], Ticks]:
@@ -51,4 +61,8 @@ def joined(*many: Draws) -> Draws:
     for draws in many:
         for grant, ticks in draws:
             sums[grant] = sums.get(grant, 0) + ticks
-    return tuple(sums.items())
+    return tuple((grant, ticks) for grant, ticks in sums.items() if ticks)
+
+
+def negative(draws: Draws) -> Draws:
+    return tuple((grant, -ticks) for grant, ticks in draws)

@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any, ClassVar, TypeAlias, cast
 
 from .money import Ticks
-from .terms import Limit, Terms
+from .terms import Terms, terms_data, terms_from
 from .values import value
 
 Draws: TypeAlias = tuple[tuple[int, Ticks], ...]
@@ -20,6 +20,9 @@ Draws: TypeAlias = tuple[tuple[int, Ticks], ...]
 
 Counts: TypeAlias = tuple[tuple[str, str, int], ...]
 """(limit name, window id, quantity) triples."""
+
+Metered: TypeAlias = tuple[tuple[str, str, int, int], ...]
+"""(meter, window id, quantity, end of the window) of meters whose price depends on what was used before."""
 
 
 class UnknownKind(ValueError):
@@ -54,6 +57,9 @@ class Held:
     """Where an extension proves that this part was delivered (a stream): the part of `amount` for its first slice."""
     counts: Counts = ()
     scopes: tuple[tuple[str, str], ...] = ()
+    metered: Metered = ()
+    reserve: Draws = ()
+    """The part of `draws` that the hold's run had reserved already."""
 
 
 @value
@@ -65,6 +71,8 @@ class Extended:
     draws: Draws = ()
     output_tokens: int = 0
     counts: Counts = ()
+    metered: Metered = ()
+    reserve: Draws = ()
 
 
 @value
@@ -88,6 +96,14 @@ class Settled:
     over: Counts = ()
     """The part of `counts` that was not held."""
     lost_owner: bool = False
+    metered: Metered = ()
+    """What was used, by meter and window."""
+    tiers: tuple[tuple[int, int], ...] = ()
+    """(ticks per million, quantity) of each tier that the quantity met."""
+    reserve: Draws = ()
+    """What goes back to the run that had reserved it, or (negative) was taken from there in addition."""
+    held: Ticks = 0
+    """All that was held, where the owner died: what it says later may exceed that."""
 
 
 @value
@@ -96,6 +112,7 @@ class Voided:
     hold: str
     reason: str
     repaid: Draws = ()
+    reserve: Draws = ()
 
 
 @value
@@ -109,6 +126,12 @@ class Reported:
     """The part no grant covered and nobody owes (mode observe)."""
     counts: Counts = ()
     over: Counts = ()
+    metered: Metered = ()
+    tiers: tuple[tuple[int, int], ...] = ()
+    scopes: tuple[tuple[str, str], ...] = ()
+    """The runs that it is a part of."""
+    reserve: Draws = ()
+    """Negative: the part of `draws` that its run had reserved."""
 
 
 @value
@@ -128,6 +151,28 @@ class Adjusted:
     counts: Counts = ()
     """Used in addition, by limit and window; may be negative."""
     over: Counts = ()
+    number: int = 0
+    """Which of the record's corrections it is, from 1 on."""
+    metered: Metered = ()
+    key: str = ""
+    """The caller's, of a correction that was asked for; empty: what an owner said whose hold was settled for it."""
+    reason: str = ""
+    scopes: tuple[tuple[str, str], ...] = ()
+    """The runs that the record is a part of."""
+    reserve: Draws = ()
+    """Negative: the part of `draws` that its run had reserved."""
+    overrun: Ticks = 0
+    """The part of what an owner said late that exceeds what was held; `cause` and `absorbed` as of a settlement."""
+    cause: str | None = None
+    absorbed: Ticks = 0
+
+
+@value
+class Repaid:
+    """Debt paid from credit that has become free by itself: a grant whose start has come, what a cycle left over."""
+
+    kind: ClassVar[str] = "repaid.1"
+    draws: Draws = ()
 
 
 @value
@@ -136,15 +181,128 @@ class Lapsed:
 
     kind: ClassVar[str] = "lapsed.1"
     draws: Draws = ()
+    """Negative: overage that was used."""
+    rolled: Ticks = 0
+    """The part of it that goes over into the present cycle."""
+    overage_used: Ticks = 0
+    """By calls that outlived the last cycle of a plan that has ended: for the operator's invoice."""
+
+
+@value
+class Cycled:
+    """A billing cycle has begun (or, with an empty id, the last one has ended).
+
+    What the last cycle left + `included` = amount + debt_repaid + lapsed.
+    """
+
+    kind: ClassVar[str] = "cycled.1"
+    plan: str = ""
+    id: str = ""
+    starts: int = 0
+    ends: int = 0
+    number: int = 0
+    calendar: tuple[str, str, str] = ("", "", "")
+    """(kind, anchor, zone) of the cycles."""
+    draws: Draws = ()
+    """What the last cycle's grants had left that no hold had reserved; negative: overage that was used."""
+    included: Ticks = 0
+    """The plan's credits, for each cycle that has begun since the last entry."""
+    amount: Ticks = 0
+    """The new grant: what is included and what goes over, after repaying debt."""
+    rolled: Ticks = 0
+    carried_most: Ticks | None = 0
+    """The most that may come over into it; None: all."""
+    debt_repaid: Ticks = 0
+    lapsed: Ticks = 0
+    rollover: Ticks | None = 0
+    overage: Ticks | None = 0
+    """What this cycle may go beyond its credits; None: unlimited."""
+    overage_used: Ticks = 0
+    """By the cycle that ended, and in it by calls of cycles before it: for the operator's invoice."""
 
 
 @value
 class TermsSet:
+    """These terms, in force from `effective` on, or at once."""
+
     kind: ClassVar[str] = "terms_set.1"
     terms: Terms
+    effective: int | None = None
 
 
-Event: TypeAlias = Granted | Held | Extended | Settled | Voided | Reported | Adjusted | Lapsed | TermsSet
+@value
+class RunStarted:
+    kind: ClassVar[str] = "run_started.1"
+    run: str
+    parent: str = ""
+    budget: Ticks | None = None
+    """None: no limit of its own."""
+    calls_most: int | None = None
+    expires: int = 0
+    draws: Draws = ()
+    """What is reserved for it alone, until it ends or expires."""
+
+
+@value
+class RunEnded:
+    kind: ClassVar[str] = "run_ended.1"
+    run: str
+    expired: bool = False
+    repaid: Draws = ()
+
+
+@value
+class Crossed:
+    """A limit's threshold was reached: fires once per window."""
+
+    kind: ClassVar[str] = "crossed.1"
+    limit: str
+    window: str
+    percent: int
+    used: int
+    quantity: int
+    unit: str = ""
+
+
+@value
+class TopupStarted:
+    """Credits are being bought: the operator's hook is called with this key until it says how that ended."""
+
+    kind: ClassVar[str] = "topup_started.1"
+    key: str
+    amount: Ticks
+    window: str
+    ends: int = 0
+    """Of the window."""
+
+
+@value
+class TopupFailed:
+    """The hook said no: no more tries until credit is granted or the terms change."""
+
+    kind: ClassVar[str] = "topup_failed.1"
+    key: str
+    reason: str = ""
+
+
+Event: TypeAlias = (
+    Granted
+    | Held
+    | Extended
+    | Settled
+    | Voided
+    | Reported
+    | Adjusted
+    | Repaid
+    | Lapsed
+    | Cycled
+    | TermsSet
+    | RunStarted
+    | RunEnded
+    | Crossed
+    | TopupStarted
+    | TopupFailed
+)
 
 _JSON_NAMES: dict[type[Any], dict[str, str]] = {
     # field → its name in the journal's JSON. They are short because every call writes two of these rows, and they are
@@ -153,9 +311,11 @@ _JSON_NAMES: dict[type[Any], dict[str, str]] = {
     Extended: {"output_tokens": "out"},
     Settled: {"lost_owner": "lost"},
 }
-_CLASSES: dict[str, type[Any]] = {
-    made.kind: made for made in (Granted, Held, Extended, Settled, Voided, Reported, Adjusted, Lapsed)
-}
+_MADE: tuple[Any, ...] = (
+    *(Granted, Held, Extended, Settled, Voided, Reported, Adjusted, Lapsed),
+    *(Repaid, Cycled, RunStarted, RunEnded, Crossed, TopupStarted, TopupFailed),
+)
+_CLASSES: dict[str, type[Any]] = {made.kind: made for made in _MADE}
 _WRITTEN = {  # class → (field, JSON name, value that is left out) of each field
     made: tuple(
         (field.name, _JSON_NAMES.get(made, {}).get(field.name, field.name), field.default) for field in fields(made)
@@ -176,8 +336,8 @@ def encode(event: Event) -> str:
     if isinstance(event, Settled):
         return _encode_settled(event)
     if isinstance(event, TermsSet):
-        limits = [[one.name, one.unit, one.quantity, one.window, one.zone] for one in event.terms.limits]
-        return _to_json({"version": event.terms.version, "limits": limits})
+        data = terms_data(event.terms)
+        return _to_json(data if event.effective is None else {**data, "effective": event.effective})
     written = _WRITTEN[type(event)]
     return _to_json({short: said for field, short, default in written if (said := getattr(event, field)) != default})
 
@@ -203,6 +363,10 @@ def _encode_held(event: Held) -> str:
     if event.scopes:
         scopes = ",".join([f"[{_text(name)},{_text(scope)}]" for name, scope in event.scopes])
         said += f',"scopes":[{scopes}]'
+    if event.metered:
+        said += f',"metered":{_to_json(event.metered)}'
+    if event.reserve:
+        said += f',"reserve":{_draws(event.reserve)}'
     return said + "}"
 
 
@@ -228,6 +392,14 @@ def _encode_settled(event: Settled) -> str:
         said += f',"over":{_to_json(event.over)}'
     if event.lost_owner:
         said += ',"lost":true'
+    if event.metered:
+        said += f',"metered":{_to_json(event.metered)}'
+    if event.tiers:
+        said += f',"tiers":{_draws(event.tiers)}'
+    if event.reserve:
+        said += f',"reserve":{_draws(event.reserve)}'
+    if event.held:
+        said += f',"held":{event.held}'
     return said + "}"
 
 
@@ -239,7 +411,7 @@ def decode(kind: str, text: str) -> Event:
     """The event that was written so. Raises UnknownKind, never skips."""
     data = json.loads(text)
     if kind == TermsSet.kind:
-        return TermsSet(Terms(data["version"], tuple(Limit(*one) for one in data["limits"])))
+        return _terms_set(kind, data)
     made = _CLASSES.get(kind)
     if made is None:
         raise UnknownKind(
@@ -255,5 +427,16 @@ def decode(kind: str, text: str) -> Event:
         ) from None
 
 
+def _terms_set(kind: str, data: dict[str, Any]) -> TermsSet:
+    effective = data.pop("effective", None)
+    try:
+        return TermsSet(terms_from(data), effective)
+    except TypeError:
+        raise UnknownKind(
+            f"the ledger holds an entry of kind {kind!r} with terms that this release cannot read: "
+            "upgrade lava-middleware"
+        ) from None
+
+
 def _frozen(value: Any) -> Any:
-    return tuple(tuple(one) for one in value) if type(value) is list else value
+    return tuple(_frozen(one) for one in value) if type(value) is list else value

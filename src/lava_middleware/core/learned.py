@@ -99,6 +99,12 @@ class Learned:
         lessons = self.models.get(model)
         return sum(lessons.lengths) // len(lessons.lengths) if lessons and lessons.lengths else None
 
+    def usual_output(self) -> int | None:
+        """Mean output of the whole answers of all models, answers without output apart; None: nothing is taught."""
+        lengths = [one.lengths for one in list(self.models.values())]
+        answers = sum(sum(map(bool, one)) for one in lengths)
+        return sum(map(sum, lengths)) // answers if answers else None
+
     def to_text(self) -> str:
         return json.dumps(
             {

@@ -27,6 +27,13 @@ def within_bounds(ticks: Ticks) -> Ticks:
     return ticks
 
 
+def at_most(ticks: Ticks, most: Ticks, what: str) -> Ticks:
+    """The same ticks, or AmountError where they would take a sum out of its bounds."""
+    if ticks > most:
+        raise AmountError(f"{what}: no sum may reach 461 million credits")
+    return ticks
+
+
 def ticks_of(credits: object, *, what: str = "amount") -> Ticks:
     """Ticks in a decimal number of credits: "5.00", 5, Decimal("0.1") or an Amount.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .account import Hold
-from .commands import Settle
+from .commands import Scopes, Settle
 from .events import Adjusted, Event, Reported, Settled
 from .money import Amount, Ticks, decimal_text
 from .usage import Usage
@@ -17,6 +17,11 @@ RECORD_VERSION = 1
 
 BASES = ("reported", "counted", "estimated")
 """How the figures were obtained: by the provider, from what passed, from the request."""
+
+OUR_SCOPES = ("customer", "key", "meter", "model", "run", "user")
+
+REPORT = "report"
+"""The operation of what `lava.report()` bills."""
 
 _to_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
@@ -44,6 +49,8 @@ class Facts:
     attempt: int = 0
     """The SDK's own retry number, where it sends one."""
     user: str = ""
+    key: str = ""
+    """Id of the API key that the end user came with."""
     meter: str = ""
     tags: tuple[tuple[str, str], ...] = ()
     basis_of_customer: str = ""
@@ -81,12 +88,21 @@ class Facts:
     charge: Ticks = 0
     """Before the ledger's decision (what is absorbed or forgiven is on the event)."""
     markup: str = ""
+    """The multiple of the cost that was charged, where a part of the charge is one."""
+    charged: tuple[tuple[str, int, int], ...] = ()
+    """(unit, quantity, ticks per million) of what the meter charges per unit."""
+    units: Mapping[str, int] = field(default_factory=dict)
+    """Quantities beside tokens that were reported: characters, seconds, pages."""
+    runs: tuple[str, ...] = ()
+    """The runs it is a part of, outermost first."""
     price: Mapping[str, str] = field(default_factory=dict)
     """Version, source and date of the price, and the model it is of."""
     lines: tuple[tuple[str, int, int], ...] = ()
     """(unit, quantity, ticks per million) as priced."""
     estimate: tuple[int, int] = (0, 0)
     """Input and output tokens as estimated, to compare with what was reported."""
+    metered: int = 0
+    """Units of a meter in tiers that an unknown outcome counts. Only of a draft."""
 
     def to_json(self) -> str:
         """The record (or, before the end, its draft) as JSON: integers and strings only."""
@@ -98,6 +114,27 @@ class Facts:
 _NAMES = tuple(Facts.__dataclass_fields__)
 
 
+def scopes_of(facts: Facts) -> Scopes:
+    """Who or what the exchange is for, beside the customer. A tag cannot pass for one of ours."""
+    own = (("key", facts.key), ("meter", facts.meter), ("model", facts.model[:200]), ("user", facts.user))
+    named = (*own, *(tag for tag in facts.tags if tag[0] not in OUR_SCOPES))
+    return tuple((name, value) for name, value in (*named, *(("run", run) for run in facts.runs)) if value)
+
+
+def scopes_in(record: str | None) -> Scopes:
+    """The same, of a record as it is written."""
+    said = json.loads(record) if record else {}
+    return scopes_of(Facts("", **{name: said[name] for name in _SCOPED if name in said}))
+
+
+_SCOPED = ("key", "meter", "model", "user", "tags", "runs")
+
+
+def is_of_a_call(record: str | None) -> bool:
+    """Whether what was reported is a call that left without a hold; else somebody reported it, under an id of his."""
+    return record is None or json.loads(record).get("operation") != REPORT
+
+
 def storable(text: str) -> str:
     """The text as UTF-8 can hold it: names in a provider's answer may have lone surrogates in them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
@@ -106,19 +143,31 @@ def storable(text: str) -> str:
 def lost_owner_settlement(held_record: str | None, hold_id: str, hold: Hold) -> tuple[Settle, str]:
     """What recovery posts for a hold whose owner died: the outcome is unknown, the policy was fixed at hold time.
 
-    The charge is what the hold says an unknown outcome owes; tokens are those of the draft's estimate.
+    The charge is what the hold says an unknown outcome owes; tokens are those of the draft's estimate, or those that
+    were reserved; other quantities, and what a meter in tiers counts, are the draft's as well.
     """
     draft = json.loads(held_record) if held_record else {}
     inputs, outputs = draft.get("estimate") or (0, 0)
+    usage = Usage(draft.get("usage") or {"input": inputs, "output": outputs})
+    units, metered = tuple(draft.get("units", {}).items()), draft.pop("metered", 0)
     draft.update(
         v=RECORD_VERSION,
         id=hold_id,
         basis="estimated",
         ending="owner_lost",
-        usage={unit: quantity for unit, quantity in (("input", inputs), ("output", outputs)) if quantity},
+        usage=dict(usage),
         charge=hold.expected,
     )
-    return Settle(hold_id, hold.expected, inputs, outputs, lost_owner=True), _to_json(draft)
+    settle = Settle(
+        hold_id,
+        hold.expected,
+        usage.input_tokens,
+        usage.output_tokens,
+        lost_owner=True,
+        units=units,
+        metered=metered,
+    )
+    return settle, _to_json(draft)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +179,7 @@ class Record:
     kind: str
     """"settled", "expired" (settled for an owner that died), "reported", "adjusted"."""
     at: int
-    """Microseconds since 1970 of the entry."""
+    """Microseconds since 1970 of the entry; of its first entry, where another ledger posted it here."""
     charge: Amount
     cost: Amount
     usage: Usage
@@ -152,11 +201,12 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """As exporters send it: flat names, money as decimal strings, times in microseconds since 1970."""
         sent = {name: value for name, value in self.facts.items() if name not in ("charge", "cost", "v", "id")}
-        if "lines" in sent:
-            sent["lines"] = [
-                {"unit": unit, "quantity": quantity, "per_million": decimal_text(rate)}
-                for unit, quantity, rate in sent["lines"]
-            ]
+        for name in ("lines", "charged"):
+            if name in sent:
+                sent[name] = [
+                    {"unit": unit, "quantity": quantity, "per_million": decimal_text(rate)}
+                    for unit, quantity, rate in sent[name]
+                ]
         return {
             "id": self.id,
             "version": self.facts.get("v", RECORD_VERSION),
@@ -172,6 +222,12 @@ class Record:
             "cost": decimal_text(self.cost.ticks),
             **sent,
         }
+
+
+def _tell_tiers(facts: dict[str, Any], tiers: tuple[tuple[Ticks, int], ...]) -> None:
+    """What the ledger found: which tiers of its meter the quantity met."""
+    if tiers:
+        facts["charged"] = [*facts.get("charged", ()), *(("tier", quantity, rate) for rate, quantity in tiers)]
 
 
 def record_of(
@@ -190,6 +246,7 @@ def record_of(
             charge, overrun, debt, cause = event.charge, event.overrun, event.debt, event.cause
             if event.absorbed:
                 facts["absorbed"] = decimal_text(event.absorbed)
+            _tell_tiers(facts, event.tiers)
         case Reported():
             kind, name = "reported", event.key
             charge, debt = event.charge, event.debt
@@ -197,12 +254,19 @@ def record_of(
                 overrun, cause = event.charge, "unheld"
             if event.forgiven:
                 facts["forgiven"] = decimal_text(event.forgiven)
+            _tell_tiers(facts, event.tiers)
         case Adjusted():
-            kind, name = "adjusted", f"{event.hold}:late"
-            charge, debt = event.charge, event.debt
+            kind, name = "adjusted", f"{event.hold}:{event.number}" if event.key else f"{event.hold}:late"
+            charge, overrun, debt, cause = event.charge, event.overrun, event.debt, event.cause
             facts["adjusts"] = event.hold
+            if event.absorbed:
+                facts["absorbed"] = decimal_text(event.absorbed)
+            if event.reason:
+                facts["reason"] = event.reason
         case _:
             return None
+    if posted := facts.get("posted"):  # by another ledger: what that one decided stands
+        kind, at, overrun, cause = posted["kind"], posted["at"], posted["overrun"], posted["cause"]
     return Record(
         id=name,
         customer=customer,

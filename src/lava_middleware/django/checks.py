@@ -58,7 +58,7 @@ def _names(configured: Configured) -> Iterator[CheckMessage]:
 
 
 def _ledger(ruled: Settings | None) -> Iterator[CheckMessage]:
-    if ruled is None:
+    if ruled is None or isinstance(ruled.ledger, str):  # a server is asked when it is used, not by a check
         return
     if ruled.ledger is None:
         if not settings.DEBUG:

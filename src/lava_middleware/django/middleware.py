@@ -89,7 +89,7 @@ class LavaMiddleware:
         return HttpResponse(b"" if request.method == "HEAD" else problem.body, status=problem.status, headers=headers)
 
     def _bound(self, request: HttpRequest) -> Binding:
-        binding = Binding(self.lava, lambda: self._who(request), request_id=new_id())
+        binding = Binding(self.lava, lambda: self._who(request), request_id=new_id(), route=request.path)
         setattr(request, ATTRIBUTE, binding)
         return binding
 

@@ -13,10 +13,10 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from ..core.events import UnknownKind, decode
 from ..core.record import Record, record_of
@@ -40,7 +40,16 @@ BACKOFF_FIRST_S = 0.5
 BACKOFF_MOST_S = 60.0
 RETRY_AFTER_MOST_S = 3600.0
 
-Deliver: TypeAlias = Callable[[Sequence[Record]], None]
+
+class Sent(Protocol):
+    """What is handed over of one entry."""
+
+    @property
+    def seq(self) -> int: ...
+
+
+Choose: TypeAlias = Callable[[Journal, Entry], Sent | None]
+"""What of an entry is handed over; None: nothing."""
 
 
 class PermanentRefusal(Exception):
@@ -83,19 +92,20 @@ class Follower:
     holds them back and is tried again, later and later, at most a minute apart; RetryLater may say when.
 
     `name` names the cursor and the lock file. `oldest_s`: records older than that are passed over. `wanted`: while it
-    says False nothing is read and the cursor stays.
+    says False nothing is read and the cursor stays. `choose` hands over something else than usage records.
     """
 
     def __init__(
         self,
         name: str,
-        deliver: Deliver,
+        deliver: Callable[[Sequence[Any]], None],
         *,
         chunk: int = CHUNK,
         poll_s: float = POLL_S,
         oldest_s: float | None = None,
         wanted: Callable[[], bool] = lambda: True,
         finish: Callable[[], None] = lambda: None,
+        choose: Choose | None = None,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
             raise ValueError("a follower's name is 1 to 63 letters, digits, dots, dashes or underscores")
@@ -108,6 +118,7 @@ class Follower:
         self._oldest_s = oldest_s
         self._wanted = wanted
         self._finish = finish
+        self._choose = choose or _record_in
         self._host: Host | None = None
         self._lease: Lease | None = None
         self._pid = 0
@@ -217,25 +228,19 @@ class Follower:
             # All that was read was appended before this flush begins, by whichever process.
             if not journal.sync(SYNC_TIMEOUT_S):
                 raise RetryLater("the ledger could not be flushed to disk in time")
-            last = self._hand_over(journal, [made for made in map(self._to_send, entries) if made is not None])
+            read = {entry.seq: entry for entry in entries}
+            last = self._hand_over(journal, [made for made in map(self._to_send, entries) if made is not None], read)
             if last != entries[-1].seq:
-                self._save_cursor(journal, entries[-1].seq)
+                self._save_cursor(journal, entries[-1])
             moved = True
 
-    def _to_send(self, entry: Entry) -> Record | None:
+    def _to_send(self, entry: Entry) -> Sent | None:
         assert self._host is not None
         if self._oldest_s is not None and self._host.clock() - entry.at > self._oldest_s * 1_000_000:
             return None
-        return record_of(
-            decode(entry.kind, entry.event),
-            entry.record,
-            customer=entry.account,
-            at=entry.at,
-            seq=entry.seq,
-            balance_after=entry.balance_after,
-        )
+        return self._choose(self._host.journal, entry)
 
-    def _hand_over(self, journal: Journal, records: list[Record]) -> int:
+    def _hand_over(self, journal: Journal, records: list[Sent], read: Mapping[int, Entry]) -> int:
         """Deliver or bury them and move the cursor to the last of them; its seq."""
         if not records:
             return 0
@@ -244,8 +249,8 @@ class Follower:
         except PermanentRefusal as refusal:
             if len(records) > 1:
                 middle = len(records) // 2
-                self._hand_over(journal, records[:middle])
-                return self._hand_over(journal, records[middle:])
+                self._hand_over(journal, records[:middle], read)
+                return self._hand_over(journal, records[middle:], read)
             reason = str(refusal)[:500]
             _insist(lambda: journal.bury(self.name, records[0].seq, reason))
             exported(self.name, "refused", 1)
@@ -255,15 +260,28 @@ class Follower:
             raise
         else:
             exported(self.name, "sent", len(records))
-        self._save_cursor(journal, records[-1].seq)
+        self._save_cursor(journal, read[records[-1].seq])
         return records[-1].seq
 
-    def _save_cursor(self, journal: Journal, seq: int) -> None:
-        _insist(lambda: journal.save_cursor(self.name, seq))
+    def _save_cursor(self, journal: Journal, last: Entry) -> None:
+        """Not if the journal was put back to an older state during the delivery: there the number may be another
+        entry's, which would be passed over (T42). The cursor is an older one then, too, and what follows it comes."""
+        _insist(lambda: journal.save_cursor(self.name, last.seq, last))
 
     def _note_lag(self, journal: Journal, cursor: int, entries: list[Entry]) -> None:
         assert self._host is not None
         self.lag = lag_of(journal, cursor, self._host.clock(), entries)
+
+
+def _record_in(_: Journal, entry: Entry) -> Record | None:
+    return record_of(
+        decode(entry.kind, entry.event),
+        entry.record,
+        customer=entry.account,
+        at=entry.at,
+        seq=entry.seq,
+        balance_after=entry.balance_after,
+    )
 
 
 def _insist(write: Callable[[], None]) -> None:

@@ -1,16 +1,19 @@
 """This file knows how one follower of many becomes the only one at work on a ledger, and stays it until it ends.
 
 Between processes an operating system's lock on `<ledger>.follower-NAME` decides: it is given back by the death of its
-holder, whatever the cause. Within one process such locks never conflict (T41), so a table decides there first.
+holder, whatever the cause. A journal that serves many hosts decides itself. Within one process such locks never
+conflict (T41), so a table decides there first.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from ..ledger.journal import Journal
+from ..ledger.journal import Busy, Journal, JournalUnavailable
 from ..ledger.locks import lock_file
 
 _BYTE = 0
@@ -24,7 +27,10 @@ class Lease:
 
     def __init__(self, journal: Journal, follower: str) -> None:
         path = getattr(journal, "path", None)
-        self._key = (path or journal, follower)
+        self._key = (path or getattr(journal, "identity", journal), follower)
+        self._follower = follower
+        self._take: Callable[[str], bool] | None = getattr(journal, "take_lease", None)
+        self._give_up: Callable[[str], object] | None = getattr(journal, "give_up_lease", None)
         self._file = lock_file(f"{path}.follower-{follower}") if path else None
 
     def take(self) -> bool:
@@ -32,10 +38,14 @@ class Lease:
         with _lock:
             if _holders.setdefault(self._key, self) is not self:
                 return False
-            if self._file is None:
+            if self._file is None and self._take is None:
                 return True
             taken = False
             try:
+                if self._take is not None:
+                    taken = self._take(self._follower)
+                    return taken
+                assert self._file is not None
                 taken = _BYTE not in self._file.renew() and self._file.hold(_BYTE)
             finally:
                 if not taken:
@@ -49,6 +59,9 @@ class Lease:
                 del _holders[self._key]
                 if self._file is not None:
                     self._file.release(_BYTE)
+                if self._give_up is not None:
+                    with suppress(Busy, JournalUnavailable):  # it is anybody's once this process is dead
+                        self._give_up(self._follower)
 
 
 def _after_fork_in_child() -> None:

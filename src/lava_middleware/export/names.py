@@ -30,11 +30,13 @@ class GenAINames:
     operation: str = "gen_ai.operation.name"
     provider: str = "gen_ai.provider.name"
     request_model: str = "gen_ai.request.model"
+    request_stream: str = "gen_ai.request.stream"
     response_model: str = "gen_ai.response.model"
     response_id: str = "gen_ai.response.id"
     finish_reasons: str = "gen_ai.response.finish_reasons"
     usage_input: str = "gen_ai.usage.input_tokens"
     usage_output: str = "gen_ai.usage.output_tokens"
+    usage_reasoning: str = "gen_ai.usage.reasoning.output_tokens"
     usage_cache_read: str = "gen_ai.usage.cache_read.input_tokens"
     usage_cache_write: str = "gen_ai.usage.cache_creation.input_tokens"
     duration: str = "gen_ai.client.operation.duration"
@@ -59,14 +61,23 @@ PROVIDER_NAMES = {
     "xai": "x_ai",
 }
 
+NO_INFERENCE = frozenset(
+    # values of gen_ai.operation.name that are not a call of a model. A value that is missing here is one.
+    ("create_agent", "invoke_agent", "invoke_workflow", "execute_tool", "plan", "retrieval", "create_memory")
+)
+
 # Stable ones, of OpenTelemetry's core conventions.
 SERVER_ADDRESS = "server.address"
 SERVER_PORT = "server.port"
 HTTP_STATUS = "http.response.status_code"
+ERROR_TYPE = "error.type"
 
 # Ours. Money stands as a whole number of ten-billionths of a credit, and again as a decimal string: never as a double.
 RECORD_ID = "lava.record.id"
 RECORD_VERSION = "lava.record.version"
+RECORD = "lava.record"
+"""The whole record as text, where it is signed."""
+SIGNATURE = "lava.record.signature"
 REQUEST_ID = "lava.request.id"
 ATTEMPT = "lava.exchange.attempt"
 STREAM = "lava.exchange.stream"

@@ -15,10 +15,12 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags, Tracer
 from opentelemetry.util.types import AttributeValue
 
+from ..core.carry import carry
 from ..core.money import decimal_text
 from ..core.record import Record
 from . import names
 from .names import GenAINames
+from .signing import Signer
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 TICK_SCALE = 10
@@ -37,8 +39,8 @@ def tracer() -> Tracer:
     return trace.get_tracer(names.SCOPE, schema_url=names.SCHEMA_URL)
 
 
-def show(record: Record, tracer: Tracer, gen_ai: GenAINames = names.GENERATION_A) -> None:
-    """Make the record's billing span, from the start of its exchange to its end."""
+def show(record: Record, tracer: Tracer, gen_ai: GenAINames = names.GENERATION_A, signer: Signer | None = None) -> None:
+    """Make the record's billing span, from the start of its exchange to its end; signed, it carries the record."""
     parent = _parent(record.facts.get("trace", ""))
     started = record.facts.get("started") or record.at
     span = tracer.start_span(
@@ -46,11 +48,17 @@ def show(record: Record, tracer: Tracer, gen_ai: GenAINames = names.GENERATION_A
         context=trace.set_span_in_context(NonRecordingSpan(parent), Context()) if parent else Context(),
         kind=SpanKind.INTERNAL,
         # Given at the start, where samplers look.
-        attributes=dict(attributes(record, gen_ai)),
+        attributes={**dict(attributes(record, gen_ai)), **(_signed(record, signer) if signer else {})},
         links=[Link(parent)] if parent else None,  # a back end that lost the parent can still follow the link
         start_time=started * 1_000,
     )
     span.end(max(started, record.facts.get("ended") or record.at) * 1_000)
+
+
+def _signed(record: Record, signer: Signer) -> dict[str, AttributeValue]:
+    """The whole record, for a ledger of record. Last of all: an SDK that limits attributes drops the first ones."""
+    text = carry(record)
+    return {names.RECORD: text, names.SIGNATURE: signer.sign(text)}
 
 
 def _parent(traceparent: str) -> SpanContext | None:
@@ -78,7 +86,7 @@ def attributes(record: Record, gen_ai: GenAINames = names.GENERATION_A) -> Itera
     if version := record.facts.get("price", {}).get("version"):
         yield names.PRICE_VERSION, version
     yield from _gen_ai(record, gen_ai)
-    yield from _server(record.facts.get("host", ""))
+    yield from server(record.facts.get("host", ""))
 
 
 _FACTS = {
@@ -134,7 +142,8 @@ def _gen_ai(record: Record, gen_ai: GenAINames) -> Iterator[tuple[str, Attribute
         yield gen_ai.finish_reasons, [reason]
 
 
-def _server(host: str) -> Iterator[tuple[str, AttributeValue]]:
+def server(host: str) -> Iterator[tuple[str, AttributeValue]]:
+    """The attributes of a host, with or without a port."""
     if not host:
         return
     name, colon, port = host.rpartition(":")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from ..core.account import STATE_FORMAT, Account, evolve, from_state
+from ..core.account import Account
 from ..core.events import Event, decode
+from ..core.evolve import evolve
+from ..core.state import STATE_FORMAT, from_state
 from .counters import Counters
 from .journal import Entry, Journal, JournalUnavailable, Snapshot
 
@@ -21,6 +23,7 @@ class Slot:
 
     __slots__ = (
         "account",
+        "epoch",
         "generation",
         "id",
         "lock",
@@ -38,6 +41,7 @@ class Slot:
         self.account: Account | None = None
         """None: not loaded, or not to be trusted any more."""
         self.generation = 0
+        self.epoch = 0
         self.look_first = 0
         self.unsure = False
         """The answer to the last append was lost: look before the next one."""
@@ -54,13 +58,23 @@ class Slot:
 class Accounts:
     """A bounded number of accounts in memory. Losing one changes nothing: it is folded anew."""
 
-    def __init__(self, journal: Journal, size: int, counters: Counters) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        size: int,
+        counters: Counters,
+        on_other_history: Callable[[], None] = lambda: None,
+    ) -> None:
         self._journal = journal
         self._slots: OrderedDict[str, Slot] = OrderedDict()
         """The one used last comes last. cachetools and a lock around it say the same and take three times as long."""
         self._size = size
         self._lock = allocate_lock()
         self._counters = counters
+        self._on_other_history = on_other_history
+        """Called when an account turns out to have been folded from entries that the journal does not hold any more."""
+        self._epoch = 0
+        """How often that was. What was folded before that is no news."""
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -81,6 +95,11 @@ class Accounts:
                 while len(self._slots) > self._size:
                     self._slots.popitem(last=False)
             return slot
+
+    def seen(self, account_id: str) -> Account | None:
+        """The account as it is in memory now, perhaps in the middle of a change; None: not there."""
+        slot = self._slots.get(account_id)
+        return None if slot is None else slot.account
 
     def with_tail_of(self, entries: int) -> list[Slot]:
         """Accounts that have folded at least so many entries since their last snapshot."""
@@ -116,12 +135,20 @@ class Accounts:
     def load(self, slot: Slot) -> Account:
         """The account from its snapshot and tail, or from its first entry on. Lock held."""
         self._counters.reloads += 1
+        if slot.account is not None:
+            self.belied(slot)
         slot.account = None
-        slot.generation = self._journal.generation
+        slot.generation, slot.epoch = self._journal.generation, self._epoch
         account, entries = self._start(slot)
         self._fold(slot, account, entries)
         slot.unsure = False
         return account
+
+    def belied(self, slot: Slot) -> None:
+        """The journal does not hold the entries that the slot's account is made of."""
+        if slot.epoch == self._epoch:
+            self._epoch += 1
+            self._on_other_history()
 
     def _start(self, slot: Slot) -> tuple[Account, list[Entry]]:
         snapshot = self._journal.snapshot(slot.id)

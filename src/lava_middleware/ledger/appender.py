@@ -6,15 +6,18 @@ Whoever calls it holds the slot's lock. Nothing in here sleeps or waits.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from ..core.account import Account, evolve
+from ..core.account import Account
 from ..core.commands import Authorize, Command, Settle, Void
-from ..core.decide import Declined, LedgerRuleError, LookUp, Repeated, decide, keys_of
+from ..core.decide import Declined, LedgerRuleError, LookUp, Repeated, decide, due, keys_of
 from ..core.events import Event, Held
+from ..core.evolve import evolve
+from ..core.money import AmountError
 from .accounts import LOOK_AFTER_LOSS, Accounts, Slot
 from .counters import Counters
 from .entries import entries_of
-from .journal import Busy, Journal, JournalUnavailable, Outcome
+from .journal import Busy, Journal, JournalUnavailable, Outcome, Refused
 from .presence import Presence
 from .ticket import Receipt, Ticket
 
@@ -23,6 +26,9 @@ LOSSES_MOST = 8
 
 _HOPELESS = 200
 """Losses after which the journal itself must be at fault."""
+
+_DUE_MOST = 10_000
+"""Entries that may be due at once: thresholds, runs that expired. Idle cycles are one entry together."""
 
 _ABOUT_A_HOLD = (Authorize, Settle, Void)
 
@@ -55,13 +61,16 @@ class Appender:
         """
         command = ticket.command
         account, fresh = self._accounts.ready(slot)
-        found = self._accounts.find(slot, keys_of(command)) if ticket.unsure else None
+        found = self._known(slot, ticket)
         while True:
-            now = max(self._clock(), account.at + 1)
+            now = self._now(account)
+            if due(account, now) is not None:
+                account = self.bring_up_to_date(slot)
+                now = self._now(account)
             decision: list[Event] | Declined | Repeated | None
             try:
                 decision = decide(account, command, now, found)
-            except (LookUp, LedgerRuleError) as question:
+            except (LookUp, LedgerRuleError, AmountError) as question:
                 if fresh and isinstance(question, LookUp):
                     found = self._accounts.find(slot, question.keys)
                     continue
@@ -72,41 +81,83 @@ class Appender:
                 if behind:
                     return _behind(account, decision[-1], now)
                 if (receipt := self._append(slot, account, ticket, decision, now)) is not None:
+                    if account.terms.limits:
+                        with suppress(Busy, JournalUnavailable):  # else with the account's next entry
+                            self.bring_up_to_date(slot)
                     return receipt
                 account, found = self._look_after_loss(slot, ticket)
                 fresh = True
             elif fresh and decision is not None:
-                return self._without_entry(account, command, decision, now)
+                return self._without_entry(slot, ticket, decision, now)
             else:
                 self._accounts.refresh(slot)
-                account, fresh, found = _account(slot), True, None
+                account, fresh, found = _account(slot), True, self._known(slot, ticket)
+
+    def _known(self, slot: Slot, ticket: Ticket) -> tuple[Event, ...] | None:
+        """What stands under the command's keys, where it may have been written before; None: not looked up."""
+        return self._accounts.find(slot, keys_of(ticket.command)) if ticket.unsure else None
+
+    def bring_up_to_date(self, slot: Slot) -> Account:
+        """Write down what time and terms have decided by themselves, and give the account after it.
+
+        One entry each, apart from any command's: true whoever asks, so losing the race for it to another process is as
+        good as winning it. Raises Busy, JournalUnavailable.
+        """
+        account = _account(slot)
+        for _ in range(_DUE_MOST):
+            event = due(account, now := self._now(account))
+            if event is None:
+                return account
+            if self._write(slot, account, (event,), now, None) is None:
+                self._accounts.refresh(slot)
+            account = _account(slot)
+        raise JournalUnavailable("an account has no end of what is due: run `lava doctor`")
+
+    def _now(self, account: Account) -> int:
+        return max(self._clock(), account.at + 1)
 
     def _append(
         self, slot: Slot, account: Account, ticket: Ticket, events: Sequence[Event], now: int
     ) -> Receipt | None:
         """The receipt, or None when the journal did not take it: then look what it holds."""
         command = ticket.command
-        entries, folded = entries_of(slot.id, account, events, now, ticket.record)
         opening = isinstance(command, Authorize)
-        if isinstance(command, Authorize):
-            self._presence.opening(command.hold)
+        told = isinstance(command, Authorize) and self._presence.opening(slot.id, command.hold)
+        try:
+            written = self._write(slot, account, events, now, ticket.record)
+        except Busy:
+            if told:
+                self._forget(slot, command)
+            raise
+        except BaseException:
+            ticket.unsure = True
+            raise
+        if written is None:
+            if told:
+                self._forget(slot, command)
+            return None
+        if not opening:
+            self._forget(slot, command)
+        return Receipt(tuple(events), None, written[1].available(now), False, written[0])
+
+    def _write(
+        self, slot: Slot, account: Account, events: Sequence[Event], now: int, record: str | None
+    ) -> tuple[int, Account] | None:
+        """(seq, the account after it), or None when the journal did not take it."""
+        entries, folded = entries_of(slot.id, account, events, now, record)
         try:
             outcome, seq = self._journal.append(entries, (account.version, account.at))
         except Busy:
-            if opening:
-                self._forget(command)
             raise
         except BaseException:  # it may have been written: nobody may build on what is in memory
-            slot.unsure = ticket.unsure = True
+            slot.unsure = True
             raise
         if outcome is not Outcome.APPENDED:
-            if opening:
-                self._forget(command)
             if outcome is Outcome.NO_PREDECESSOR:
-                self._presence.doubt()
+                self._accounts.belied(slot)
                 slot.account = None
             return None
-        self._presence.known_seq = seq
+        self._presence.known_seq, self._presence.last = seq, entries[-1]
         slot.account = None  # whatever interrupts the fold leaves nothing half done behind
         if folded is not None:
             account = folded
@@ -116,9 +167,7 @@ class Appender:
         for entry in entries:
             slot.tail_entries += 1
             slot.tail_bytes += len(entry.event)
-        if not opening:
-            self._forget(command)
-        return Receipt(tuple(events), None, account.available(now), False, seq)
+        return seq, account
 
     def _look_after_loss(self, slot: Slot, ticket: Ticket) -> tuple[Account, tuple[Event, ...] | None]:
         """The account as the journal has it now; where nobody added to it, what stands under the command's keys."""
@@ -126,22 +175,25 @@ class Appender:
         ticket.losses += 1
         slot.look_first = LOOK_AFTER_LOSS
         if ticket.losses >= _HOPELESS:
-            raise JournalUnavailable("the ledger refuses an entry again and again: run `lava doctor`")
+            raise Refused("the ledger refuses an entry again and again: run `lava doctor`")
         if ticket.losses % LOSSES_MOST == 0:
             raise TooManyLosses
         grew = self._accounts.refresh(slot)
         return _account(slot), None if grew else self._accounts.find(slot, keys_of(ticket.command))
 
-    def _without_entry(self, account: Account, command: Command, decision: Declined | Repeated, now: int) -> Receipt:
-        available = account.available(now)
+    def _without_entry(self, slot: Slot, ticket: Ticket, decision: Declined | Repeated, now: int) -> Receipt:
+        """What was looked up changes nothing. A hold that an attempt before may have made is open, or never is."""
+        account, command = _account(slot), ticket.command
+        known = ticket.unsure or isinstance(decision, Repeated)
+        if known and isinstance(command, _ABOUT_A_HOLD) and command.hold not in account.holds:
+            self._forget(slot, command)
         if isinstance(decision, Declined):
-            return Receipt((), decision, available)
-        self._forget(command)
-        return Receipt((decision.event,), None, available, repeated=True)
+            return Receipt((), decision, account.available(now))
+        return Receipt((decision.event,), None, account.available(now), repeated=True)
 
-    def _forget(self, command: Command) -> None:
+    def _forget(self, slot: Slot, command: Command) -> None:
         if isinstance(command, _ABOUT_A_HOLD):
-            self._presence.ended(command.hold)
+            self._presence.ended(slot.id, command.hold)
 
 
 def _account(slot: Slot) -> Account:

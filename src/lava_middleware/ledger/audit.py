@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from ..core.account import STATE_FORMAT, Account, evolve, from_state, to_state
+from ..core.account import Account
 from ..core.events import Adjusted, Granted, Reported, Settled, UnknownKind, decode
+from ..core.evolve import evolve
 from ..core.money import Ticks
+from ..core.state import STATE_FORMAT, from_state, to_state
 from .journal import Entry, Journal, OwnerMark
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -197,13 +199,14 @@ def _count(found: Audit, event: object, text: str | None) -> None:
     found.cost += facts.get("cost", 0)
     if basis := facts.get("basis"):
         found.bases[basis] += 1
+    if isinstance(event, Settled | Adjusted):
+        found.overrun += event.overrun
+        found.absorbed += event.absorbed
+        if event.cause:
+            found.overruns[event.cause] += 1
     match event:
         case Settled():
             found.records["expired" if event.lost_owner else "settled"] += 1
-            found.overrun += event.overrun
-            found.absorbed += event.absorbed
-            if event.cause:
-                found.overruns[event.cause] += 1
         case Reported():
             found.records["reported"] += 1
             found.forgiven += event.forgiven

@@ -7,13 +7,14 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from ..core.commands import Report, Settle, Void
 from ..core.decide import LedgerRuleError
 from ..core.money import AmountError
 from .appender import TooManyLosses
 from .counters import Counters
-from .journal import Busy, JournalUnavailable
+from .journal import Busy, JournalUnavailable, Refused
 from .ticket import LedgerUnavailable, Receipt, Ticket
 
 _log = logging.getLogger("lava_middleware")
@@ -54,7 +55,8 @@ class Backlog:
         self.endings: deque[Ticket] = deque()
         self.questions: deque[Ticket] = deque()
         self.parked: list[Ticket] = []
-        """Endings of accounts that this release cannot read; tried again when somebody `unpark`s them."""
+        """Endings that cannot be posted though others can (this release cannot read the account, or the journal refuses
+        this very one); tried again when somebody `unpark`s them."""
         self.down_s = 0.0
         """The pause after the last attempt that found the journal unavailable; 0 while it is not."""
 
@@ -80,22 +82,28 @@ class Backlog:
 
     def _one(self, line: deque[Ticket]) -> float | None:
         ticket = line[0]
+        if ticket.done:  # the ledger was closed beside this thread, and has kept it
+            _take_out(line, ticket)
+            return None
         try:
             receipt = self._run(ticket)
         except (Busy, TooManyLosses):
             self._counters.retries += 1
             return jitter()
+        except Refused as error:
+            _take_out(line, ticket)
+            self._park(ticket, error)
         except JournalUnavailable as error:
             return self._unavailable(line, error)
         except (LedgerRuleError, AmountError) as error:
-            line.popleft()
+            _take_out(line, ticket)
             self._failed(ticket, error)
         except Exception as error:
-            line.popleft()
+            _take_out(line, ticket)
             self._park(ticket, error)
         else:
             self.down_s = 0.0
-            line.popleft()
+            _take_out(line, ticket)
             self._conclude(ticket, receipt)
         return None
 
@@ -114,6 +122,8 @@ class Backlog:
         if is_ending(ticket):
             _log.error("an ending cannot be posted yet: %s", error)
             self.parked.append(ticket)
+            aside = "the ledger cannot write this now; it is kept and tried again"
+            ticket.set_aside(LedgerUnavailable(aside, unsure=True))
         else:
             self._failed(ticket, error)
 
@@ -123,3 +133,8 @@ class Backlog:
             self.questions.remove(ticket)
             late = LedgerUnavailable("the ledger is busy: it could not decide in time", unsure=ticket.unsure)
             self._failed(ticket, late)
+
+
+def _take_out(line: deque[Ticket], ticket: Ticket) -> None:
+    with suppress(ValueError):
+        line.remove(ticket)

@@ -124,9 +124,9 @@ class Connection:
     def exclusive(self) -> Iterator[None]:
         """Write alone until the block ends: what this thread inserts in it is committed then, or none of it."""
         with self.lock:
-            self._execute("BEGIN IMMEDIATE", ())
-            self._alone = threading.get_ident()
             try:
+                self._execute("BEGIN IMMEDIATE", ())
+                self._alone = threading.get_ident()
                 yield
                 self._execute("COMMIT", ())
             finally:
@@ -165,8 +165,8 @@ _ABANDONED: list[sqlite3.Connection] = []
 
 def in_transaction(raw: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
     """Run `work` between BEGIN IMMEDIATE and COMMIT, and roll back when anything goes wrong."""
-    raw.execute("BEGIN IMMEDIATE")
     try:
+        raw.execute("BEGIN IMMEDIATE")  # in here: Ctrl-C may come when it has just begun
         result = work(raw)
         raw.execute("COMMIT")
     except BaseException:

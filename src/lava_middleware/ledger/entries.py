@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..core.account import Account, evolve, from_state, to_state
+from ..core.account import Account
 from ..core.decide import key_of
-from ..core.events import Event, Extended, Held, Reported, Settled, TermsSet, Voided, encode
+from ..core.events import (
+    Crossed,
+    Event,
+    Extended,
+    Held,
+    Reported,
+    RunEnded,
+    RunStarted,
+    Settled,
+    TermsSet,
+    TopupFailed,
+    TopupStarted,
+    Voided,
+    encode,
+)
+from ..core.evolve import evolve
 from ..core.money import Ticks
+from ..core.state import from_state, to_state
 from .journal import Entry
 
 _CHARGES: dict[type[Any], bool] = {
@@ -18,6 +34,11 @@ _CHARGES: dict[type[Any], bool] = {
     Extended: False,
     Voided: False,
     TermsSet: False,
+    RunStarted: False,
+    RunEnded: False,
+    Crossed: False,
+    TopupStarted: False,
+    TopupFailed: False,
     Settled: True,
     Reported: True,
 }

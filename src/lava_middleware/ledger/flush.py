@@ -6,6 +6,7 @@ so opening and closing it does not touch them (T34 is about the database and its
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
@@ -134,3 +135,18 @@ def flush(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
     else:
         os.fdatasync(descriptor)
+
+
+_AT_EXIT: list[Callable[[], object]] = []
+
+
+def at_exit(finish: Callable[[], object]) -> None:
+    """Have it called when the process ends, after the ledgers have written what was still open: they were imported
+    later than this file, and the last that is registered runs first."""
+    _AT_EXIT.append(finish)
+
+
+@atexit.register
+def _finish() -> None:
+    for finish in _AT_EXIT:
+        finish()

@@ -39,6 +39,8 @@ class Outcome(Enum):
     """Another entry has that version, or that key: read the tail, then look the key up."""
     NO_PREDECESSOR = "no_predecessor"
     """The entry it builds on is not there: the caller's account is from a lost future. Drop it and reload."""
+    BUSY = "busy"
+    """Of several appends in one: another writer has this account. Nothing was written of it, of others perhaps."""
 
 
 class Busy(Exception):
@@ -47,6 +49,14 @@ class Busy(Exception):
 
 class JournalUnavailable(Exception):
     """The journal cannot be read or written: corrupt, full, read-only, gone. The message says what and what to do."""
+
+
+class Unreachable(JournalUnavailable):
+    """The journal does not answer at this moment: a connection was lost, a server starts anew. It may be back soon."""
+
+
+class Refused(JournalUnavailable):
+    """The journal does not take this very entry, however often it is tried. Others it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +132,8 @@ class Journal(Protocol):
     def cursors(self) -> list[tuple[str, int]]:
         """(follower, seq) of every follower that ever saved one, by name."""
 
-    def save_cursor(self, follower: str, seq: int) -> None: ...
+    def save_cursor(self, follower: str, seq: int, last: Entry | None = None) -> None:
+        """`last`: the entry that had this seq when it was read. If it has not by now, nothing is saved (T42)."""
 
     def bury(self, follower: str, seq: int, reason: str) -> None:
         """Put an entry that the follower's target refuses for good into dead_letters."""
@@ -154,7 +165,8 @@ class Journal(Protocol):
         """A dead owner whose holds are all ended."""
 
     def maintain(self) -> None:
-        """What a place needs done now and then; cheap. The ledger's thread calls it every 25 to 50 ms. Never raises."""
+        """What a place needs done now and then; cheap. The ledger's thread calls it every 25 to 50 ms if it is free to,
+        the thread of the batches after each. Never raises."""
 
     def sync(self, timeout_s: float) -> bool:
         """Wait until all that was appended before this call, by anyone, is as durable as the setting promises.
@@ -178,3 +190,54 @@ class ExclusiveJournal(Protocol):
 
         Raises Busy where the right cannot be had at this moment, or the commit cannot be made: nothing was written.
         """
+
+
+class Appended(NamedTuple):
+    """How the append of one account's entries ended, among others."""
+
+    outcome: Outcome
+    seqs: Sequence[int] = ()
+    """Of each entry, in order; none unless APPENDED."""
+    key_taken: bool = False
+    """The conflict is about a key: somebody else has it, though perhaps no entry with that version."""
+
+
+class Alone(Protocol):
+    """The right to append to some accounts that nobody else has meanwhile."""
+
+    tails: dict[str, list[Entry]]
+    """What was asked for, as it is and stays."""
+
+    def commit(self, appends: Sequence[tuple[Sequence[Entry], tuple[int, int]]]) -> list[Appended]:
+        """`append_many`, and the end of the right. A key that somebody has already refuses all of them."""
+
+
+class BatchJournal(Journal, Protocol):
+    """A journal that answers from afar: commands that arrive while an append is in flight go into one together."""
+
+    batches: bool
+
+    def name_owner(self) -> str:
+        """The id that `register_owner` gives, without asking anybody: for event loops, which must not wait."""
+
+    def append_many(self, appends: Sequence[tuple[Sequence[Entry], tuple[int, int]]]) -> list[Appended]:
+        """As many appends as given, each of another account and each as `append` does it, in one statement if possible.
+
+        Raises Busy where nothing was written of any. An account that is busy beside others is told so by its outcome.
+        """
+
+    def tails(self, wanted: Sequence[tuple[str, int]]) -> dict[str, list[Entry]]:
+        """`since` for several (account, version) at once."""
+
+    def snapshots(self, accounts: Sequence[str]) -> dict[str, Snapshot]:
+        """`snapshot` for several at once; those that have one."""
+
+    def alone(self, wanted: Sequence[tuple[str, int]]) -> AbstractContextManager[Alone]:
+        """Nobody else appends to these accounts until the block ends; `wanted` is as in `tails`.
+
+        What this thread reads in the block is what the journal holds. A block that raises has written nothing, unless
+        it had committed.
+        """
+
+    def writes_here(self, here: bool = True) -> None:
+        """From now on what this thread reads goes over the same connection as its appends, or no more."""

@@ -3,7 +3,8 @@
     apply(account, command) -> Ticket       decided on the caller's thread, in one statement, when nobody is in the way
 
 A busy journal: a question (authorize, extend, grant, terms) waits on the ledger's own thread, an ending (settle, void,
-report) is handed over to it and stays until it is written. Nobody waits while holding a lock, and no lock is taken
+report) is handed over to it and stays until it is written. On a journal that answers from afar all commands go through
+a thread that appends them in batches. Nobody waits while holding a lock, and no lock is taken
 twice by one thread: what a garbage collector runs in the middle of a line of ours is handed over too (T35).
 """
 
@@ -17,22 +18,26 @@ import time
 import weakref
 from _thread import allocate_lock, get_ident
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar, cast
 
-from ..core.account import Account, from_state, to_state
-from ..core.commands import Authorize, Command, Extend, Report, Settle, Void
-from ..core.decide import Declined, LedgerRuleError, UnknownHold
+from ..core.account import Account
+from ..core.commands import Adjust, Authorize, Command, Extend, Report, Settle, Void
+from ..core.decide import Declined, LedgerRuleError, UnknownHold, as_of
 from ..core.events import Held, UnknownKind
 from ..core.money import AmountError
-from .accounts import Accounts
+from ..core.record import is_of_a_call, scopes_in
+from ..core.state import from_state, to_state
+from . import flush  # noqa: F401  # its exit hook stands before ours, so it runs after it, when all is written
+from .accounts import Accounts, Slot
 from .appender import LOSSES_MOST, Appender, TooManyLosses
 from .backlog import Backlog, is_ending, jitter
+from .batches import Batches, Collector
 from .counters import Counters
-from .journal import Busy, Entry, Journal, JournalUnavailable
+from .journal import BatchJournal, Busy, Entry, Journal, JournalUnavailable
 from .pending import Pending
 from .presence import Presence
 from .recovery import recover, settlement_of
@@ -102,14 +107,22 @@ class Ledger:
         self._pending = Pending(path) if path is not None else None
         self._closed = self._closing = False
         self._close_by = 0.0
+        self.watch: Callable[[str, int], object] | None = None
+        """Told of each customer to whom something was posted, and what is left. It neither blocks, locks nor raises."""
         self._begin()
         _LEDGERS.add(self)
 
     def _begin(self) -> None:
         """Everything that belongs to one process; a forked child begins anew (T36)."""
-        self.accounts = Accounts(self._journal, self._cache_size, self.counters)
+        seen, self._batches = self._journal, None
         self._presence = Presence(self._journal)
-        self._appender = Appender(self._journal, self.accounts, self._presence, self._clock, self.counters)
+        if getattr(self._journal, "batches", False):
+            collector = Collector(cast(BatchJournal, self._journal))
+            seen = cast(Journal, collector)
+        self.accounts = Accounts(seen, self._cache_size, self.counters, self._presence.doubt)
+        self._appender = Appender(seen, self.accounts, self._presence, self._clock, self.counters)
+        if seen is not self._journal:
+            self._batches = self._make_batches(collector)
         self._snapshots = Snapshots(self._journal)
         self._waiters = Waiters()
         self._backlog = Backlog(self._attempt, self._conclude, self._failed, self.counters)
@@ -118,11 +131,24 @@ class Ledger:
         self._seen_seq = self._polled_seq = 0
         self._idle = True
         self._start_lock = allocate_lock()
+        self._rest_lock = allocate_lock()
         self._work = Duty(self._backlog.work)
         self._poll = Duty(self._poll_waiters)
         self._tick = Duty(self._maintain)
         duties = (self._work, self._poll, self._tick, Duty(self._advance_owner), Duty(self._recover))
         self._thread = LedgerThread(duties, self._finish, lambda: _INSIDE.add(get_ident()))
+
+    def _make_batches(self, collector: Collector) -> Batches:
+        return Batches(
+            collector,
+            self.accounts,
+            self._presence,
+            self._clock,
+            self.counters,
+            _Outcomes(self),
+            lambda: _INSIDE.add(get_ident()),
+            lambda: _INSIDE.discard(get_ident()),
+        )
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
@@ -137,16 +163,18 @@ class Ledger:
         if me in _INSIDE:
             self._hand_over(ticket)
             return ticket
-        _INSIDE.add(me)
         try:
+            _INSIDE.add(me)
             receipt = self._at_once(ticket)
+            if receipt is not None:
+                self._conclude(ticket, receipt)
         except BaseException:
             self._interrupted(ticket)
             raise
         finally:
             _INSIDE.discard(me)
-        if receipt is not None:
-            self._conclude(ticket, receipt)
+        if self._closed:
+            self._do_the_rest()
         return ticket
 
     def _at_once(self, ticket: Ticket) -> Receipt | None:
@@ -155,26 +183,30 @@ class Ledger:
             self._start()
         if self._must_wait(ticket):
             return None
+        if self._batches is not None and self._batches.running:
+            ticket.deadline = time.monotonic() + self._deadline_s
+            self._batches.put(ticket)
+            return None  # if the writer has just ended: see _do_the_rest
         try:
             try:
                 return self._attempt(ticket)
             except Busy:
                 return self._after_naps(ticket)
-        except (Busy, TooManyLosses):
-            self._hand_over(ticket)
-        except JournalUnavailable as error:
-            if is_ending(ticket):
-                self._hand_over(ticket)
-            else:
-                self._failed(ticket, error)
-        except (LedgerRuleError, AmountError) as error:
-            self._failed(ticket, error)
-        except Exception as error:
-            if not is_ending(ticket):
-                self._failed(ticket, error)
-            else:
-                self._hand_over(ticket)
+        except (Busy, JournalUnavailable, TooManyLosses, LedgerRuleError, AmountError, UnknownKind) as error:
+            self._met(ticket, error)
+        except Exception as error:  # a mistake of ours, or a signal's: it may have come after the commit
+            ticket.unsure = True
+            self._met(ticket, error)
         return None
+
+    def _met(self, ticket: Ticket, error: Exception) -> None:
+        """What an attempt met: whoever is told, or goes on with it."""
+        if isinstance(error, Busy | TooManyLosses):
+            self._hand_over(ticket)
+        elif isinstance(error, LedgerRuleError | AmountError) or not is_ending(ticket):
+            self._failed(ticket, error)
+        else:
+            self._hand_over(ticket)
 
     def _after_naps(self, ticket: Ticket) -> Receipt:
         """A few more attempts when another process is just writing: it is done sooner than a thread wakes."""
@@ -189,7 +221,14 @@ class Ledger:
         """Something (Ctrl-C) stopped the caller in the middle: it gets no ticket, so nobody else can see to this."""
         command = ticket.command
         if isinstance(command, Authorize):
-            self._hand_over(Ticket(ticket.account, Void(command.hold, "unsure"), None))
+
+            def give_back() -> None:
+                self._hand_over(Ticket(ticket.account, Void(command.hold, "unsure"), None))
+
+            ticket.withdraw()
+            ticket.on_done(give_back)  # at once, or when whoever has it is done with it
+            if not ticket.done:
+                give_back()  # perhaps nobody has it
         elif is_ending(ticket):
             ticket.unsure = True
             self._hand_over(ticket)
@@ -217,6 +256,8 @@ class Ledger:
 
     def _attempt(self, ticket: Ticket) -> Receipt:
         """One attempt, under the account's lock. Raises what Appender.attempt raises."""
+        if self._batches is not None and self._batches.running:
+            return self._batches.run(ticket)
         if ticket.losses >= LOSSES_MOST and (exclusive := getattr(self._journal, "exclusive", None)) is not None:
             return self._attempt_alone(ticket, exclusive)
         queue = self._waiters.queue(ticket.account) if self._waiters.queues else None
@@ -264,7 +305,7 @@ class Ledger:
             if isinstance(ticket.command, Authorize):
                 queue.overtaken += 1
             elif not isinstance(ticket.command, Extend):
-                self._thread.put(partial(self._try_queue, ticket.account))
+                self._stir(queue, ticket.account)
 
     def _hand_over(self, ticket: Ticket) -> None:
         """Give it to the ledger's thread. Takes no lock, so a finaliser may end up here."""
@@ -274,10 +315,12 @@ class Ledger:
         if is_ending(ticket):
             self.counters.handed_over += 1
         ticket.deadline = time.monotonic() + self._deadline_s
-        self._thread.put(partial(self._accept, ticket))
+        self.later(partial(self._accept, ticket))
 
     def _conclude(self, ticket: Ticket, receipt: Receipt) -> None:
         """Resolve the ticket, or let it wait for an open hold to end."""
+        if self.watch is not None and receipt.seq and isinstance(ticket.command, Settle | Report | Adjust):
+            self.watch(ticket.account, receipt.available)
         declined = receipt.declined
         if declined is None or not declined.waitable or ticket.wait_s <= 0 or ticket.withdrawn or self._closing:
             ticket.resolve(receipt)
@@ -294,23 +337,38 @@ class Ledger:
         if isinstance(command, Authorize) and ticket.unsure:
             # It may have been written although nobody was told: then it is given back, else nothing happens.
             self._hand_over(Ticket(ticket.account, Void(command.hold, "unsure"), None))
-        if isinstance(error, UnknownHold) and isinstance(command, Settle) and command.hold in self._presence.opens:
+        if isinstance(error, UnknownHold) and isinstance(command, Settle) and self._made(ticket.account, command.hold):
             self._report_instead(ticket, command)
             return
         if is_ending(ticket) and not (isinstance(command, Void) and command.reason == "unsure"):
             self.counters.unposted += 1
             _log.error("a %s was refused by the ledger: %s", type(command).__name__.lower(), error)
         if isinstance(command, Void):
-            self._presence.ended(command.hold)
+            self._presence.ended(ticket.account, command.hold)
         ticket.fail(error)
 
+    def _made(self, account_id: str, hold: str) -> bool:
+        """Whether this process has made the hold and does not know of its end."""
+        return (account_id, hold) in self._presence.opens
+
     def _report_instead(self, ticket: Ticket, settle: Settle) -> None:
-        """The hold was made here, but the journal has been put back to before it: what was used is still owed."""
+        """The hold was made here, but the journal has been put back to before it: what was used is still owed.
+
+        How much was held is known to nobody any more, so the operator cannot bear (`absorb`) what exceeds it.
+        """
         self.counters.lost_holds += 1
-        self._presence.ended(settle.hold)
+        self._presence.ended(ticket.account, settle.hold)
         _log.error("the ledger was put back to before a hold: its settlement is posted as a report")
         ticket.command = Report(
-            settle.hold, settle.charge, settle.input_tokens, settle.output_tokens, forgive=settle.forgive
+            settle.hold,
+            settle.charge,
+            settle.input_tokens,
+            settle.output_tokens,
+            forgive=settle.forgive,
+            scopes=scopes_in(ticket.record),
+            units=settle.units,
+            tiers=settle.tiers,
+            metered=settle.metered,
         )
         self._hand_over(ticket)
 
@@ -324,13 +382,17 @@ class Ledger:
         """What the function says about the account as the journal has it now. It must not change it, nor keep it."""
         return self._patiently(partial(self._ask, account_id, question))
 
+    def seen(self, account_id: str) -> Account | None:
+        """The account as this process saw it last, at no cost; None: not in memory. To look at, never to decide by."""
+        return self.accounts.seen(account_id)
+
     def _ask(self, account_id: str, question: Callable[[Account], T]) -> T:
         slot = self.accounts.slot(account_id)
         with slot.lock:
             self.accounts.refresh(slot)
             assert slot.account is not None
             self._snapshots.consider(slot)
-            return question(slot.account)
+            return question(as_of(slot.account, self._clock()))
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -344,11 +406,26 @@ class Ledger:
             yield
         finally:
             _INSIDE.discard(me)
+            if self._closed:
+                self._do_the_rest()
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether this thread is in the middle of ledger work: then it must not wait for others that are."""
+        return get_ident() in _INSIDE
+
+    @property
+    def in_order(self) -> bool:
+        """Whether commands are decided in the order in which they are asked for: of a file, a busy one is overtaken."""
+        return self._batches is not None
 
     @property
     def owner(self) -> str:
         """The id of this process on this journal: it stands on every hold made here. Raises LedgerUnavailable."""
-        return self._presence.owner or self._patiently(self._presence.register)
+        owner = self._presence.owner
+        if owner is None and self._batches is not None:
+            return self._presence.named(cast(BatchJournal, self._journal).name_owner())
+        return owner or self._patiently(self._presence.register)
 
     def _patiently(self, work: Callable[[], T]) -> T:
         """Do it, again while the journal is busy, until the deadline. Raises LedgerUnavailable."""
@@ -367,8 +444,13 @@ class Ledger:
     # Followers and finalisers -----------------------------------------------------------------------------------------
 
     def later(self, thunk: Callable[[], object]) -> None:
-        """Have it called on the ledger's thread. Takes no lock and starts nothing: for finalisers (T35)."""
+        """Have it called on the ledger's thread. Takes no lock and starts nothing: for finalisers (T35).
+
+        Once the ledger is closed it is called here, or, in the middle of ledger work, at the end of that.
+        """
         self._thread.put(thunk)
+        if self._closed:  # looked at afterwards: nobody else may come to see what was put
+            self._do_the_rest()
 
     @property
     def seen_seq(self) -> int:
@@ -410,16 +492,27 @@ class Ledger:
             ticket.resolve(_refusal(ticket))
             return
         self.counters.waits += 1
-        self._waiters.add(ticket)
-        self._try_queue(ticket.account)  # what it waits for may have happened before it stood in line
+        if ticket.wait_until <= time.monotonic():
+            self._try_for_the_last_time((ticket,))
+            return
+        queue = self._waiters.add(ticket)
+        self._stir(queue, ticket.account)  # what it waits for may have happened before it stood in line
         due = min(ticket.wait_until, time.monotonic() + POLL_S)
         self._poll.due = due if self._poll.due is None else min(self._poll.due, due)
+
+    def _stir(self, queue: Queue, account_id: str) -> None:
+        """Have the account's lines tried: once for all that happens until then, for an attempt may take long. Said on
+        any thread, after what may let somebody pass is in the journal."""
+        if not queue.stirred:
+            queue.stirred = True
+            self._thread.put(partial(self._try_queue, account_id))
 
     def _try_queue(self, account_id: str) -> None:
         """Let the heads of the account's lines try again, until one of them still has to wait."""
         queue = self._waiters.queue(account_id)
         if queue is None:
             return
+        queue.stirred = False  # first: what happens from now on may come too late for this attempt
         for line in queue.heads():
             while line and self._passes(line[0]):
                 line.popleft()
@@ -445,14 +538,21 @@ class Ledger:
         return True
 
     def _poll_waiters(self) -> float | None:
-        for ticket in self._waiters.take_due(time.monotonic()):
-            if not self._passes(ticket):
-                ticket.resolve(_refusal(ticket))
+        self._try_for_the_last_time(self._waiters.take_due(time.monotonic()))
         if not self._waiters:
             return None
         for account_id in self._waiters.accounts(POLL_MOST):
             self._try_queue(account_id)
         return self._until_next_poll()
+
+    def _try_for_the_last_time(self, tickets: Iterable[Ticket]) -> None:
+        """Those whose time is up: their answer is final, and where it comes from afar they go for it together."""
+        for ticket in tickets:
+            if self._batches is not None and self._batches.running and not ticket.withdrawn:
+                ticket.wait_s, ticket.deadline = 0.0, time.monotonic() + self._deadline_s
+                self._batches.put(ticket)
+            elif not self._passes(ticket):
+                ticket.resolve(_refusal(ticket))
 
     def _until_next_poll(self) -> float | None:
         due = self._waiters.due_at()
@@ -487,7 +587,10 @@ class Ledger:
         return RECOVER_S
 
     def _recovery_steps(self) -> Iterator[None]:
-        yield from recover(self._journal, self._end_lost_hold)
+        self._presence.settle_doubt()
+        doubts = self._presence.doubts
+        if (yield from recover(self._journal, self._end_lost_hold, self._presence.to_search)):
+            self._presence.searched(doubts)
         if self._backlog.parked:
             self._backlog.unpark()
             self._work.call()
@@ -495,18 +598,31 @@ class Ledger:
             self._pending.post(self._post_kept)
 
     def _end_lost_hold(self, entry: Entry, held: Held) -> bool:
+        if held.owner == self._presence.owner and self._made(entry.account, held.hold):
+            return False  # an exchange of this process that is under way
         found = self._ask(entry.account, lambda account: settlement_of(account, entry, held))
         if found is None:
             return False
-        command, record = found
+        ticket = Ticket(entry.account, *found)
+        if self._left_without(entry.account, held.hold):
+            ticket = Ticket(entry.account, Void(held.hold, "unsure"), None)
         try:
-            receipt = self._attempt(Ticket(entry.account, command, record))
+            receipt = self._attempt(ticket)
         except TooManyLosses:
             raise Busy from None
         if receipt.repeated:
             return False  # another recovery was here first
         self.counters.recovered += 1
         return True
+
+    def _left_without(self, account_id: str, hold: str) -> bool:
+        """Whether the call left although nobody was told of its hold (the answer was lost, and policy let it pass).
+
+        Then it is reported, and to settle the hold too would charge it twice.
+        """
+        if self._pending is not None and self._pending.tells_of(account_id, hold):
+            return True
+        return any(is_of_a_call(entry.record) for entry in self._journal.find(account_id, [f"report:{hold}"]))
 
     def _post_kept(self, account_id: str, command: Command, record: str | None) -> None:
         self._patiently(partial(self._attempt, Ticket(account_id, command, record)))
@@ -575,9 +691,11 @@ class Ledger:
 
     def _start(self) -> None:
         with self._start_lock:
-            if not self._thread.running and not self._closed:
+            if not self._thread.running and not self._closing:
                 with suppress(RuntimeError):  # the interpreter shuts down: close() does what the thread would have done
                     self._thread.start()
+                    if self._batches is not None:
+                        self._batches.start()
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
         """Write what is on its way, keep what cannot be written, stop the thread. Safe to repeat.
@@ -587,14 +705,55 @@ class Ledger:
         if self._closed:
             return
         self._close_by = time.monotonic() + timeout_s
-        self._closing = True
-        if not self._thread.stop(timeout_s + 1.0):
-            _log.error("the ledger's thread did not end in time")
+        with self._start_lock:
+            self._closing = True
+        stopped = self._thread.stop(timeout_s + 1.0)
+        if not stopped:
+            _log.error("the ledger's thread did not end in time: what it was to write is kept in the pending file")
+        if self._batches is not None and not self._batches.stop(timeout_s + 1.0):
+            _log.error("the ledger's writer did not end in time")
         self._closed = True
-        for _ in range(2):  # what was put while it stopped, and what that put
-            self._thread.drain()
-            self._bring_in_the_rest()
+        self._do_the_rest(in_any_case=True)
         self.wake_followers()
+
+    def _do_the_rest(self, *, in_any_case: bool = False) -> None:
+        """Do what was put on the lists of threads that have ended. Whoever put something there calls it, after that:
+        of several one is at it, and nobody waits for a lock. Not in the middle of ledger work (T35), but at its end."""
+        if get_ident() in _INSIDE:
+            return
+        for ticket in self._batches.left() if self._batches is not None else ():
+            if is_ending(ticket):
+                self._thread.put(partial(self._accept, ticket))
+            else:
+                self._keep_or_fail(ticket)
+        if self._pending is None and self._thread.alive:
+            return  # it is long at one thing, and there is nowhere else to write what it has to
+        while (in_any_case or not self._thread.empty) and self._rest_lock.acquire(blocking=False):
+            in_any_case = False
+            try:
+                if self._thread.alive:
+                    self._keep_the_rest()
+                else:
+                    self._thread.drain()
+                    self._bring_in_the_rest()
+            finally:
+                self._rest_lock.release()
+
+    def _keep_the_rest(self) -> None:
+        """The ledger's thread is long at one thing, and may yet do the others: meanwhile all of them are written to the
+        pending file. What is then posted twice changes nothing."""
+        with self.at_work():  # what is said in here is kept, not tried
+            while not self._thread.drain():
+                pass
+            backlog = self._backlog
+            for ticket in (*backlog.endings.copy(), *backlog.parked, *backlog.questions.copy()):
+                if ticket.done:
+                    continue
+                record = ticket.record
+                ticket.unsure = True
+                ticket.withdraw()
+                self._keep_or_fail(ticket)
+                ticket.record = record  # the thread may be about to write it
 
     def _finish(self) -> None:
         """The last thing the ledger's thread does."""
@@ -607,20 +766,45 @@ class Ledger:
 
     def _bring_in_the_rest(self) -> None:
         backlog = self._backlog
-        backlog.unpark()
-        while (pause := backlog.work()) is not None and time.monotonic() + pause < self._close_by:
-            time.sleep(pause)
-        for ticket in itertools.chain(backlog.endings, backlog.parked, backlog.questions):
-            self._keep_or_fail(ticket)
-        backlog.endings.clear()
-        backlog.questions.clear()
-        backlog.parked.clear()
+        with self.at_work():
+            backlog.unpark()
+            while (pause := backlog.work()) is not None and time.monotonic() + pause < self._close_by:
+                time.sleep(pause)
+            for ticket in itertools.chain(backlog.endings, backlog.parked, backlog.questions):
+                if not ticket.done:
+                    self._keep_or_fail(ticket)
+            backlog.endings.clear()
+            backlog.questions.clear()
+            backlog.parked.clear()
 
     def _forget_parent(self) -> None:
         """In a forked child: threads, queues, locks and accounts were the parent's."""
         if self._pending is not None:
             self._pending.forget()
         self._begin()
+
+
+class _Outcomes:
+    """What becomes of a command that went through a batch."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def is_behind(self, ticket: Ticket) -> bool:
+        queue = self._ledger._waiters.queue(ticket.account)
+        return queue is not None and not ticket.wait_until and self._ledger._is_behind(ticket, queue)
+
+    def consider(self, slot: Slot) -> None:
+        self._ledger._snapshots.consider(slot)
+
+    def committed(self, ticket: Ticket, receipt: Receipt) -> None:
+        self._ledger._committed(ticket, receipt, self._ledger._waiters.queue(ticket.account))
+
+    def conclude(self, ticket: Ticket, receipt: Receipt) -> None:
+        self._ledger._conclude(ticket, receipt)
+
+    def met(self, ticket: Ticket, error: Exception) -> None:
+        self._ledger._met(ticket, error)
 
 
 class _AtWork:

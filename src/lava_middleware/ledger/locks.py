@@ -9,6 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .journal import JournalUnavailable
 
 try:
     import fcntl
@@ -105,6 +109,18 @@ class LockFile:
         self._lock = threading.Lock()
         self._descriptor = None
         self._held = set()
+
+
+@contextmanager
+def errors_of(lock: LockFile) -> Iterator[None]:
+    """What the file system says of a lock file, as the journal's error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise JournalUnavailable(
+            f"the lock file {os.path.basename(lock.path)} beside the ledger cannot be used ({error.strerror}): "
+            "give this user write permission on it and on its directory"
+        ) from error
 
 
 def _taken(descriptor: int, byte: int) -> bool:

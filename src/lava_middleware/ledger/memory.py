@@ -113,10 +113,11 @@ class MemoryJournal:
             self._check_open()
             return sorted(self._cursors.items())
 
-    def save_cursor(self, follower: str, seq: int) -> None:
+    def save_cursor(self, follower: str, seq: int, last: Entry | None = None) -> None:
         with self._lock:
             self._check_open()
-            self._cursors[follower] = seq
+            if last is None or self._all[seq - 1 : seq] == [last]:
+                self._cursors[follower] = seq
 
     def bury(self, follower: str, seq: int, reason: str) -> None:
         with self._lock:

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from .connection import Connection
-from .journal import JournalUnavailable, OwnerMark
-from .locks import LockFile
+from .journal import OwnerMark
+from .locks import LockFile, errors_of
 
 _log = logging.getLogger("lava_middleware.ledger")
 
@@ -37,10 +34,10 @@ class Owners:
 
     def register(self) -> str:
         """This process's owner id, and its row in the ledger. Safe to repeat: writes only when the row is not there."""
-        with self._registering, _errors_of(self._lock):
+        with self._registering, errors_of(self._lock):
             mine = _MINE.get(self._lock.path)
             if mine is None:
-                mine = _MINE[self._lock.path] = self._writer.transaction(self._take_a_byte)
+                mine = self._writer.transaction(self._take_a_byte)
             else:
                 self._ensure_row(*mine)
             return mine[1]
@@ -49,9 +46,11 @@ class Owners:
         named = {byte for (byte,) in raw.execute("SELECT byte FROM owners").fetchall()}
         byte = next(one for one in itertools.count() if one not in named and self._lock.hold(one))
         owner = f"{byte}-{secrets.token_hex(8)}"
+        _MINE[self._lock.path] = byte, owner  # before anybody can see the row: another thread would take it for dead
         try:
             raw.execute("INSERT INTO owners SELECT ?, ?, coalesce(max(seq), 0) + 1 FROM journal", (owner, byte))
         except sqlite3.Error:
+            del _MINE[self._lock.path]
             self._lock.release(byte)
             raise
         return byte, owner
@@ -70,7 +69,7 @@ class Owners:
     def marks(self) -> list[OwnerMark]:
         rows = self._reader.fetch("SELECT owner, low_seq, byte FROM owners ORDER BY low_seq, owner")
         _, mine = _MINE.get(self._lock.path, (None, None))
-        with _errors_of(self._lock):
+        with errors_of(self._lock):
             return [
                 OwnerMark(owner, low_seq, owner == mine or self._lock.held_elsewhere(byte))
                 for owner, low_seq, byte in rows
@@ -91,14 +90,3 @@ class Owners:
     def after_fork(self) -> None:
         self._registering = threading.Lock()
         _MINE.pop(self._lock.path, None)
-
-
-@contextmanager
-def _errors_of(lock: LockFile) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise JournalUnavailable(
-            f"the lock file {os.path.basename(lock.path)} beside the ledger cannot be used ({error.strerror}): "
-            "give this user write permission on it and on its directory"
-        ) from error

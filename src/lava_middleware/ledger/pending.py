@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..core.commands import Command, Grant, Report, Settle, Void
 from ..core.decide import LedgerRuleError
+from ..core.record import is_of_a_call
+from ..core.tiers import Tiers
 
 _log = logging.getLogger("lava_middleware")
 
@@ -70,6 +72,20 @@ class Pending:
                 self._strike_out(key)
         finally:
             self._call_over(key)
+
+    def tells_of(self, account: str, call: str) -> bool:
+        """Whether it says that this call left without a hold, or what it owes."""
+        try:
+            if not self:
+                return False
+            with self._locked() as file:
+                lines = [_read(line) for line in file.read().splitlines(keepends=True)]
+            return any(
+                _is_report(line, call) and line.account == account and is_of_a_call(line.record) for line in lines
+            )
+        except OSError as error:
+            _log.error("the pending file could not be read: %s", error)
+            return False
 
     def forget(self) -> None:
         """In a forked child: the open calls are the parent's, and so is the lock."""
@@ -219,8 +235,12 @@ def _read(line: bytes) -> _Line | None:
         return None
 
 
+def _is_report(line: _Line | None, key: str) -> TypeGuard[_Line]:
+    return line is not None and isinstance(line.command, Report) and line.command.key == key
+
+
 def _is_sent(line: _Line | None, key: str) -> bool:
-    return line is not None and line.sent and isinstance(line.command, Report) and line.command.key == key
+    return line is not None and line.sent and _is_report(line, key)
 
 
 def _posted(line: _Line, apply: Callable[[str, Command, str | None], None]) -> bool:
@@ -243,13 +263,22 @@ def encode_line(account: str, command: Command, record: str | None, *, sent: boo
     document: dict[str, Any] = {"account": account, "command": name, "with": said, "record": record}
     if sent:
         document["sent"] = True
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="replace") + b"\n"
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=_fields)
+    return text.encode(errors="replace") + b"\n"
 
 
 def decode_line(line: bytes) -> tuple[str, Command, str | None]:
     """The account, the command and the record. Raises ValueError, TypeError or KeyError for anything else."""
     document = json.loads(line)
-    said = document["with"]
-    if "scopes" in said:
-        said["scopes"] = tuple((name, value) for name, value in said["scopes"])
+    said = {name: _frozen(value) for name, value in document["with"].items()}
+    if "tiers" in said:
+        said["tiers"] = Tiers(*said["tiers"])
     return document["account"], _COMMANDS[document["command"]](**said), document["record"]
+
+
+def _fields(made: Any) -> list[Any]:
+    return [getattr(made, field.name) for field in fields(made)]
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 from ..core.account import Account, Hold
 from ..core.commands import Settle
@@ -17,15 +17,19 @@ _AT_ONCE = 50
 """Holds ended before the ledger's thread looks after its callers again."""
 
 
-def recover(journal: Journal, end_hold: Callable[[Entry, Held], bool]) -> Iterator[None]:
+def recover(
+    journal: Journal, end_hold: Callable[[Entry, Held], bool], mine: str | None = None
+) -> Generator[None, None, bool]:
     """End every hold of every dead owner, then forget the owner. Yields often, so that others get their turn.
 
     `end_hold` gets the entry and event of a hold that may be open, and is called again if it raises Busy; True: it
-    was open and is settled now. A process killed in the middle of this leaves the rest to the next one.
+    was open and is settled now. `mine`: an owner who lives, but whose endings may be lost; it is not forgotten. False
+    is returned if something could not be settled yet. A process killed in the middle of this leaves the rest to the
+    next one.
     """
-    dead = {mark.owner: mark.low_seq for mark in journal.owners() if not mark.alive}
+    dead = {mark.owner: mark.low_seq for mark in journal.owners() if not mark.alive or mark.owner == mine}
     if not dead:
-        return
+        return True
     refused: set[str] = set()
     ended = tried = 0
     after = max(0, min(dead.values()) - 1)
@@ -49,10 +53,11 @@ def recover(journal: Journal, end_hold: Callable[[Entry, Held], bool]) -> Iterat
             if tried % _AT_ONCE == 0:
                 yield
         yield
-    for owner in dead.keys() - refused:
+    for owner in dead.keys() - refused - {mine}:
         journal.forget_owner(owner)
     if ended:
         _log.info("settled %d holds of processes that died", ended)
+    return not refused
 
 
 def _hold_of(entry: Entry, dead: dict[str, int]) -> Held | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from ..core.account import STATE_FORMAT, to_state
+from ..core.state import STATE_FORMAT, to_state
 from .accounts import Slot
 from .journal import Busy, Journal, JournalUnavailable, Snapshot
 

@@ -120,8 +120,15 @@ class SqliteJournal:
         rows = self._bulk.fetch("SELECT follower, seq FROM cursors ORDER BY follower")
         return [(follower, seq) for follower, seq in rows]
 
-    def save_cursor(self, follower: str, seq: int) -> None:
-        self._writer.insert("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (follower, seq))
+    def save_cursor(self, follower: str, seq: int, last: Entry | None = None) -> None:
+        if last is None:
+            self._writer.insert("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (follower, seq))
+            return
+        sql = (
+            "INSERT OR REPLACE INTO cursors SELECT ?, ? WHERE EXISTS "
+            "(SELECT 1 FROM journal WHERE seq = ? AND account = ? AND version = ? AND at = ? AND key IS ?)"
+        )
+        self._writer.insert(sql, (follower, seq, seq, last.account, last.version, last.at, last.key))
 
     def bury(self, follower: str, seq: int, reason: str) -> None:
         sql = "INSERT OR IGNORE INTO dead_letters (follower, seq, reason) VALUES (?, ?, ?)"

@@ -7,7 +7,6 @@ this process (T34). For the same reason a process has one SqliteFile for a file,
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import random
@@ -22,8 +21,9 @@ from urllib.parse import quote
 
 from . import filesystem, schema
 from .checkpoint import AUTOMATIC_PAGES, Checkpointer
+from .companions import Companions, identity
 from .connection import Connection, translated
-from .flush import Flusher
+from .flush import Flusher, at_exit
 from .journal import Busy, JournalUnavailable
 from .locks import lock_file
 from .owners import Owners
@@ -112,10 +112,15 @@ class SqliteFile:
         self.owners = Owners(self.writer, self.tail, lock_file(path + ".owners"))
         self._checkpointer = Checkpointer(path, self._keeper, self.writer, lock_file(path + ".checkpoint"))
 
+        self._companions = Companions(path, lock_file(path + ".checkpoint"))
+
         _refuse_unsuitable(path)
-        self.writer.raw = patiently(lambda: self._first_connection("rwc"))
-        self._identity = _identity(path)
-        self._companions = self._identities_of_companions()
+        self.writer.raw, self._identity = self._companions.opened(
+            lambda: patiently(lambda: self._first_connection("rwc"))
+        )
+        if self._identity is not None:
+            with suppress(Busy):  # then it is noted at the first look
+                self._companions.look(self._identity)
         self._path_is_wrong = False
         self._retry_at = 0.0
         self._row_is_due = False
@@ -133,7 +138,9 @@ class SqliteFile:
             )
 
     def connect(self) -> sqlite3.Connection:
-        """Open a connection to the file as it is, never a new file: the old one may just have been moved away."""
+        """Open a connection to the file as it is, never a new or another file: the old one may just have been moved."""
+        if identity(self.path) != self._identity:
+            raise Busy("the ledger is another file by now")  # which whoever looks at the path will notice
         return self._connect("rw")
 
     def committed(self) -> None:
@@ -244,9 +251,9 @@ class SqliteFile:
 
     def _look_at_the_path(self) -> None:
         self._looked_at = time.monotonic()
-        there = _identity(self.path)
-        if there == self._identity:
-            self._companions = self._identities_of_companions()
+        there = identity(self.path)
+        if there is not None and there == self._identity:
+            self._companions.look(there)
             if self._path_is_wrong:
                 self._path_is_wrong, self._trouble = False, None
         elif there is None:
@@ -265,28 +272,15 @@ class SqliteFile:
         with _all_of(self._locks()[1:]):  # the first, _tending, is the caller's
             self._close_connections()
             self._checkpointer.reset()
-            self._set_stale_companions_aside()
             try:
-                identity = _identity(self.path)
-                self.writer.raw = self._first_connection("rw")
+                self.writer.raw, self._identity = self._companions.opened(lambda: self._first_connection("rw"))
             except (Busy, JournalUnavailable) as error:
                 self._retry_at = time.monotonic() + 1
                 self._stop(f"the ledger {self.path} was replaced, and what is there now cannot be used: {error}")
                 return
-            self._identity = identity
-            self._companions = self._identities_of_companions()
             self._path_is_wrong, self._trouble, self._row_is_due = False, None, True
             self.generation += 1
         _log.critical("the ledger %s was replaced while in use: going on with the file that is there now", self.path)
-
-    def _set_stale_companions_aside(self) -> None:
-        """The -wal and -shm of the old file would be taken for those of the new one, and corrupt it."""
-        for name, identity in self._companions.items():
-            if identity is not None and _identity(name) == identity:
-                os.replace(name, f"{name}.of-replaced-ledger")
-
-    def _identities_of_companions(self) -> dict[str, tuple[int, int] | None]:
-        return {self.path + end: _identity(self.path + end) for end in ("-wal", "-shm")}
 
     # -- the end
 
@@ -347,15 +341,6 @@ class SqliteFile:
         self.owners.after_fork()
         if self._flusher is not None:
             self._flusher.after_fork()
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """Which file is at the path, by stat: never by opening it (T34)."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 @contextmanager
@@ -430,6 +415,6 @@ def _finish_flushing() -> None:
         file.finish_flushing()
 
 
-atexit.register(_finish_flushing)
+at_exit(_finish_flushing)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

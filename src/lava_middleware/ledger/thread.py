@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
@@ -10,8 +11,8 @@ from threading import Thread
 
 _log = logging.getLogger("lava_middleware")
 
-_AT_ONCE = 200
-"""Things handed in that are done before the duties get their turn."""
+_AT_ONCE_S = 0.1
+"""For so long things that were handed in are done before the duties get their turn: each may wait for the journal."""
 
 Thunk = Callable[[], object]
 
@@ -41,10 +42,20 @@ class LedgerThread:
         self._thread: Thread | None = None
         self.running = False
         """It was started, once and for all."""
+        self._stopping = False
+        """The order to stop was given, whoever may have taken it out of the inbox."""
 
     def put(self, thunk: Thunk) -> None:
         """Have it run on the thread, after what was put before."""
         self._inbox.put(thunk)
+
+    @property
+    def empty(self) -> bool:
+        return self._inbox.empty()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
         """The caller sees to it that this is called once."""
@@ -61,13 +72,15 @@ class LedgerThread:
             self.drain()
             self._finish()
             return True
+        self._stopping = True
         self._inbox.put(None)
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return not self.alive
 
-    def drain(self) -> bool:
-        """Do what is in the inbox. False once the order to stop was among it."""
-        for _ in range(_AT_ONCE):
+    def drain(self, for_s: float = math.inf) -> bool:
+        """Do what is in the inbox, beginning nothing after so many seconds. False once the order to stop was in it."""
+        until = time.monotonic() + for_s
+        while time.monotonic() <= until:
             try:
                 thunk = self._inbox.get_nowait()
             except Empty:
@@ -92,11 +105,11 @@ class LedgerThread:
         try:
             thunk = self._inbox.get(timeout=timeout)
         except Empty:
-            return True
+            return not self._stopping
         if thunk is None:
             return False
         _done(thunk)
-        return self.drain()
+        return self.drain(_AT_ONCE_S)
 
 
 def _attend(duty: Duty) -> None:

@@ -57,6 +57,7 @@ class Ticket:
     """A command on its way. Usually `done` when you get it; else `wait()` in a thread or `await` it in a task."""
 
     __slots__ = (
+        "_aside",
         "_callbacks",
         "_error",
         "_receipt",
@@ -91,6 +92,8 @@ class Ticket:
         """The last refusal, while it waits."""
         self._receipt: Receipt | None = None
         self._error: BaseException | None = None
+        self._aside: BaseException | None = None
+        """What those who wait are told while it is set aside: it is not done, and nobody knows when it will be."""
         self._callbacks: deque[Callable[[], object]] | None = None
 
     def result(self) -> Receipt:
@@ -98,6 +101,8 @@ class Ticket:
         if self._error is not None:
             raise self._error
         if self._receipt is None:
+            if self._aside is not None:
+                raise self._aside
             raise RuntimeError("the ledger has not decided yet: wait() for the ticket, or await it")
         return self._receipt
 
@@ -106,8 +111,8 @@ class Ticket:
         if not self.done:
             gate = allocate_lock()
             gate.acquire()
-            self.on_done(gate.release)
-            if not gate.acquire(timeout=-1 if timeout is None else timeout):
+            self.on_done(Wake(gate.release))
+            if self._aside is None and not gate.acquire(timeout=-1 if timeout is None else timeout):
                 raise TimeoutError("the ledger has not decided in time")
         return self.result()
 
@@ -142,6 +147,18 @@ class Ticket:
         self._error = error
         self._finish()
 
+    def set_aside(self, error: BaseException) -> None:
+        """For the ledger's thread: it is kept and tried again. Who waits gets the error; `on_done` still tells how it
+        ends."""
+        self._aside = error
+        callbacks = self._callbacks or deque()
+        for _ in range(len(callbacks)):
+            callback = callbacks.popleft()
+            if isinstance(callback, Wake):
+                callback()
+            else:
+                callbacks.append(callback)
+
     def _finish(self) -> None:
         self.record = None
         self.done = True
@@ -154,7 +171,23 @@ class Ticket:
                 callback = self._callbacks.popleft()
             except IndexError:
                 return
-            callback()
+            try:
+                callback()
+            except BaseException:
+                self._call_back()  # whoever else waits is told all the same
+                raise
+
+
+class Wake:
+    """What wakes somebody who waits for a ticket."""
+
+    __slots__ = ("_wake",)
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self._wake = wake
+
+    def __call__(self) -> None:
+        self._wake()
 
 
 async def _until_done(ticket: Ticket) -> None:
@@ -185,8 +218,9 @@ async def _until_done_asyncio(ticket: Ticket) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(wake)
 
-    ticket.on_done(wake_from_thread)
-    await decided
+    ticket.on_done(Wake(wake_from_thread))
+    if ticket._aside is None:
+        await decided
 
 
 async def _until_done_trio(ticket: Ticket) -> None:
@@ -199,5 +233,6 @@ async def _until_done_trio(ticket: Ticket) -> None:
         with suppress(trio.RunFinishedError):  # the run is over: nobody waits any more
             token.run_sync_soon(decided.set)
 
-    ticket.on_done(wake_from_thread)
-    await decided.wait()
+    ticket.on_done(Wake(wake_from_thread))
+    if ticket._aside is None:
+        await decided.wait()

@@ -15,12 +15,14 @@ OVERTAKEN_MOST = 16
 class Queue:
     """Those who wait for one account. Open streams come before new calls: they end sooner if they can go on."""
 
-    __slots__ = ("calls", "overtaken", "streams")
+    __slots__ = ("calls", "overtaken", "stirred", "streams")
 
     def __init__(self) -> None:
         self.streams: deque[Ticket] = deque()
         self.calls: deque[Ticket] = deque()
         self.overtaken = 0
+        self.stirred = False
+        """It is about to be tried: whoever has a reason to meanwhile need not say so again."""
 
     def __bool__(self) -> bool:
         return bool(self.streams or self.calls)
@@ -65,8 +67,10 @@ class Waiters:
     def queue(self, account: str) -> Queue | None:
         return self.queues.get(account)
 
-    def add(self, ticket: Ticket) -> None:
-        self.queues.setdefault(ticket.account, Queue()).add(ticket)
+    def add(self, ticket: Ticket) -> Queue:
+        queue = self.queues.setdefault(ticket.account, Queue())
+        queue.add(ticket)
+        return queue
 
     def tidy(self, account: str) -> None:
         """Forget the account's queue if nobody is left in it."""

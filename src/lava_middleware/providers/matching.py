@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from ipaddress import AddressValueError, IPv6Address
+from ipaddress import AddressValueError, IPv6Address, ip_address
 from threading import Lock
 from typing import TypeAlias
 from urllib.parse import unquote
@@ -47,6 +47,23 @@ def _shortest(address: str) -> str:
         return str(IPv6Address(address))
     except AddressValueError:
         return address
+
+
+_OWN_NAMES = ("localhost", "test", "testserver")
+"""What an application calls itself: this machine, and the names that test clients use (names below them too)."""
+
+
+def is_own(host: str) -> bool:
+    """Whether a normalised host is plainly this machine or this application, not somebody's service."""
+    if host.rpartition(".")[2] in _OWN_NAMES:
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return not host
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    address = mapped or address
+    return address.is_loopback or address.is_unspecified or address.is_link_local
 
 
 def host_key(name: str, port: int | None = None) -> str:

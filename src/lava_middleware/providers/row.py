@@ -9,6 +9,9 @@ from ..dialects.dialect import Dialect
 RECORDED = "recorded"
 """Real exchanges with it are in the recorded traffic that the tests read."""
 
+OPERATOR = "operator"
+"""An operator added it and vouches for it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -57,9 +60,9 @@ class Row:
     prices_as: tuple[str, ...] = ()
     """Other providers' price lists to try, in order, after its own."""
     evidence: str = ""
-    """How its format is known: RECORDED, or a page or release of the vendor with its date. Empty: it is not verified.
-    Its own hosts are then refused like any door that is not metered; an operator who has tried it names it in
-    `hosts`, and it is metered."""
+    """How its format is known: RECORDED, OPERATOR, or a page or release of the vendor with its date. Empty: it is not
+    verified. Its own hosts are then refused like any door that is not metered; an operator who has tried it names it
+    in `hosts`, and it is metered."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     print(f"OpenAI     {provider.openai_base_url}")
     print(f"Anthropic  {provider.anthropic_base_url}")
+    print(f"Gemini     {provider.gemini_base_url}")
+    print(f"Mistral    {provider.mistral_base_url}")
     print("Any API key will do. Ctrl-C stops it.", flush=True)
     while not stop.wait(3600):
         pass
@@ -43,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lava_middleware.testing",
-        description="A local stand-in for OpenAI, Azure OpenAI, Anthropic and Groq, for tests and first steps.",
+        description="A local stand-in for OpenAI, Azure OpenAI, Anthropic, Gemini, Mistral, Groq and Together, "
+        "for tests and first steps.",
     )
     parser.add_argument("--port", type=int, default=8811, help="default: %(default)s; 0 takes a free one")
     parser.add_argument("--bind", default="127.0.0.1", help="default: %(default)s")

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .ask import GENERATIONS, Ask, Call
-from .formats import chat, embeddings, errors, messages, responses
+from .ask import EMBEDDINGS, GENERATIONS, Ask, Call
+from .formats import chat, embeddings, errors, gemini, gemini_embeddings, messages, responses
 from .formats.wire import Event, Stamp, dumps, marked
 from .generation import Generation, generate, served_input
 from .script import Script
@@ -17,21 +17,25 @@ from .served import Figures
 
 _Body = Callable[[Ask, Script, Generation, Stamp], tuple[dict[str, Any], Figures]]
 _Events = Callable[[Ask, Script, Generation, Stamp], Iterator[Event]]
-_Error = Callable[[str, dict[str, Any], int], bytes]
+_Error = Callable[[Ask, dict[str, Any], int], bytes]
 
 _BODIES: dict[str, _Body] = {
     "chat.completions": chat.body,
     "responses": responses.body,
     "messages": messages.body,
     "embeddings": embeddings.body,
+    "generateContent": gemini.body,
+    "embedContent": gemini_embeddings.body,
 }
 # A missing entry means: never streamed, whatever the request says.
 _STREAMS: dict[str, tuple[_Events, _Error]] = {
     "chat.completions": (chat.events, chat.error),
     "responses": (responses.events, responses.error),
     "messages": (messages.events, messages.error),
+    "generateContent": (gemini.events, gemini.error),
 }
 MODELS = ("gpt-4o", "gpt-4o-mini", "text-embedding-3-small")
+GEMINI_MODELS = ("gemini-2.5-flash", "gemini-2.5-pro", "gemini-embedding-001")
 CLAUDE_MODELS = ("claude-sonnet-4-6", "claude-haiku-4-5")
 
 
@@ -75,7 +79,8 @@ def _made(call: Call, ask: Ask, script: Script, stamp: Stamp) -> Answer:
         return _json(script.status, errors.body(ask.flavour, script.status, script, stamp))
     if ask.fault is not None:
         blamed = Script(error_message=ask.fault)
-        return _json(400, errors.body(ask.flavour, 400, blamed, stamp, ask.fault_param))
+        status = 422 if ask.flavour == "mistral" else 400
+        return _json(status, errors.body(ask.flavour, status, blamed, stamp, ask.fault_param))
     said = generate(script, ask)
     if ask.stream and ask.operation in _STREAMS:
         return _stream(ask, script, said, stamp)
@@ -90,7 +95,7 @@ def _unary(ask: Ask, script: Script, said: Generation, stamp: Stamp) -> Answer:
     body, told = _BODIES[ask.operation](ask, script, said, stamp)
     made = _json(script.status, body)
     made.input_tokens = served_input(script, ask)
-    if ask.operation != "embeddings":
+    if ask.operation not in EMBEDDINGS:
         made.reasoning_tokens = said.reasoning_tokens * _choices(ask)
         made.output_tokens = said.visible_tokens * _choices(ask)
     made.figures = told if script.usage else None
@@ -98,7 +103,7 @@ def _unary(ask: Ask, script: Script, said: Generation, stamp: Stamp) -> Answer:
 
 
 def _choices(ask: Ask) -> int:
-    return ask.choices if ask.operation == "chat.completions" else 1
+    return ask.choices if ask.operation in ("chat.completions", "generateContent") else 1
 
 
 def _stream(ask: Ask, script: Script, said: Generation, stamp: Stamp) -> Answer:
@@ -106,10 +111,11 @@ def _stream(ask: Ask, script: Script, said: Generation, stamp: Stamp) -> Answer:
     stream = events(ask, script, said, stamp)
     if script.error_after is not None:
         fault = errors.fault(ask.flavour, 529 if ask.flavour == "anthropic" else 500, script)
-        stream = _failing(stream, script.error_after, lambda sequence: error(ask.flavour, fault, sequence))
+        stream = _failing(stream, script.error_after, lambda sequence: error(ask, fault, sequence))
+    kind = "application/json; charset=UTF-8" if ask.array else "text/event-stream; charset=utf-8"
     return Answer(
         script.status,
-        {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"},
+        {"content-type": kind, "cache-control": "no-cache"},
         events=stream,
         input_tokens=served_input(script, ask),
         reasoning_tokens=said.reasoning_tokens * _choices(ask),
@@ -139,6 +145,8 @@ def _plain(ask: Ask, stamp: Stamp) -> Answer:
     """What scripts are not for: the list of models, counting tokens, and paths that nobody serves."""
     if ask.fault is not None:
         return _json(400, errors.body(ask.flavour, 400, Script(error_message=ask.fault), stamp))
+    if ask.operation == "count_tokens" and ask.flavour == "gemini":
+        return _json(200, {"totalTokens": ask.input_tokens})
     if ask.operation == "count_tokens":
         head = {} if ask.flavour == "anthropic" else {"object": "response.input_tokens"}
         return _json(200, {**head, "input_tokens": ask.input_tokens})
@@ -148,6 +156,9 @@ def _plain(ask: Ask, stamp: Stamp) -> Answer:
 
 
 def _models(ask: Ask, stamp: Stamp) -> dict[str, Any]:
+    if ask.flavour == "gemini":
+        listed = [{"name": f"models/{model}", "displayName": model} for model in GEMINI_MODELS]
+        return {"models": listed} if ask.model is None else {"name": f"models/{ask.model}", "displayName": ask.model}
     if ask.flavour == "anthropic":
         listed = [_claude(model) for model in CLAUDE_MODELS]
         whole = {"data": listed, "has_more": False, "first_id": CLAUDE_MODELS[0], "last_id": CLAUDE_MODELS[-1]}
@@ -166,6 +177,8 @@ def _claude(model: str) -> dict[str, Any]:
 
 def _identity(ask: Ask, stamp: Stamp) -> dict[str, str]:
     """The headers by which the provider names this answer."""
+    if ask.flavour == "gemini":
+        return {"server-timing": "gfet4t7; dur=77"}
     if ask.flavour == "anthropic":
         return {"request-id": "req_011" + stamp.id("request", 21)}
     more = {"openai-version": "2020-10-01", "openai-processing-ms": "12"} if ask.flavour == "openai" else {}

@@ -35,6 +35,8 @@ class Generation:
     finish: str
     """"stop", "length" or "tool_calls"."""
     endless: bool = False
+    model: str | None = None
+    """Whose tokens these are."""
 
     @property
     def visible_tokens(self) -> int:
@@ -57,7 +59,9 @@ class Generation:
         pieces: Iterable[Piece] = self.pieces
         if self.endless:
             start = len(self.pieces)
-            pieces = itertools.chain(pieces, (Piece(TEXT, 0, prose_token(n)) for n in itertools.count(start)))
+            pieces = itertools.chain(
+                pieces, (Piece(TEXT, 0, prose_token(n, self.model)) for n in itertools.count(start))
+            )
         for _, run in itertools.groupby(pieces, key=lambda piece: (piece.kind, piece.call)):
             while group := list(itertools.islice(run, tokens_per_chunk)):
                 first = group[0]
@@ -67,31 +71,31 @@ class Generation:
 def generate(script: Script, ask: Ask) -> Generation:
     cap = None if script.ignores_cap or script.endless else ask.cap
     reasoning = script.reasoning_tokens if cap is None else min(script.reasoning_tokens, cap)
-    spoken = tuple(_spoken(script))
+    spoken = tuple(_spoken(script, ask.model))
     pieces = spoken if cap is None else _within(spoken, cap - reasoning)
     cut = len(pieces) < len(spoken) or reasoning < script.reasoning_tokens
     finish = "length" if cut else "tool_calls" if script.tool_calls else "stop"
-    return Generation(pieces, reasoning, finish, script.endless)
+    return Generation(pieces, reasoning, finish, script.endless, ask.model)
 
 
-def _spoken(script: Script) -> Iterator[Piece]:
-    for token in tokens(script.thinking or ""):
+def _spoken(script: Script, model: str | None) -> Iterator[Piece]:
+    for token in tokens(script.thinking or "", model):
         yield Piece(THINKING, 0, token)
-    for token in _text(script):
+    for token in _text(script, model):
         yield Piece(TEXT, 0, token)
     for index, call in enumerate(script.tool_calls):
-        yield Piece(CALL, index, call.name, count(call.name))
-        for token in tokens(call.arguments):
+        yield Piece(CALL, index, call.name, count(call.name, model))
+        for token in tokens(call.arguments, model):
             yield Piece(ARGUMENTS, index, token)
 
 
-def _text(script: Script) -> Iterable[str]:
+def _text(script: Script, model: str | None) -> Iterable[str]:
     if script.text is not None:
-        return tokens(script.text)
+        return tokens(script.text, model)
     length = script.output_tokens
     if length is None:
         length = 0 if script.tool_calls else UNCAPPED_TOKENS if script.ignores_cap else OUTPUT_TOKENS
-    return map(prose_token, range(length))
+    return (prose_token(position, model) for position in range(length))
 
 
 def _within(pieces: tuple[Piece, ...], budget: int) -> tuple[Piece, ...]:

@@ -23,14 +23,16 @@ Chooser = Callable[[Served], Script]
 
 
 class FakeProvider:
-    """OpenAI, Azure OpenAI, Anthropic and Groq on a local port, over real sockets, on a thread of its own.
+    """OpenAI, Azure OpenAI, Anthropic, Gemini, Mistral, Groq and Together on a local port, over real sockets, on a
+    thread of its own.
 
     with FakeProvider() as provider:
         client = OpenAI(api_key="any", base_url=provider.openai_base_url)
 
     What it answers: the next script of `queue()`, else `default`, which may be a function of the request. Scripts are
-    for generations (chat completions, responses, messages, embeddings); models and token counts are answered plainly.
-    Everything may be used from any thread. `start()` and `stop()` do what `with` does, and both are safe to repeat.
+    for generations (chat completions, responses, messages, generateContent, embeddings); models and token counts are
+    answered plainly. Everything may be used from any thread. `start()` and `stop()` do what `with` does, and both are
+    safe to repeat.
     """
 
     def __init__(
@@ -76,6 +78,18 @@ class FakeProvider:
 
     @property
     def groq_base_url(self) -> str:
+        return self.url
+
+    @property
+    def gemini_base_url(self) -> str:
+        return self.url
+
+    @property
+    def mistral_base_url(self) -> str:
+        return self.url
+
+    @property
+    def together_base_url(self) -> str:
         return self.url
 
     # What it does.

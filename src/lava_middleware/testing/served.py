@@ -31,7 +31,8 @@ class Served:
     method: str
     path: str
     operation: str
-    """"chat.completions", "responses", "embeddings", "messages", "models", "count_tokens" or "unknown"."""
+    """"chat.completions", "responses", "embeddings", "messages", "generateContent" (streamed or not), "embedContent",
+    "models", "count_tokens" or "unknown"."""
     model: str | None
     stream: bool
     attempt: int

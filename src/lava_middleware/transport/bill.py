@@ -10,7 +10,7 @@ from ..core.money import Ticks
 from ..core.outcome import Used, used
 from ..core.rating import provenance, rate
 from ..core.record import Facts
-from ..core.usage import Reading
+from ..core.usage import Reading, Usage
 from ..dialects.dialect import Meter
 from .plan import Plan
 
@@ -28,10 +28,13 @@ class Bill:
     """What is posted at the end, beside the record."""
 
     charge: Ticks
+    """Before what the meter's tiers add, which the ledger finds."""
     input_tokens: int
     output_tokens: int
     cause: str
     """Why the charge would exceed the hold, should it do so."""
+    metered: int = 0
+    """How much of the meter's tiers was used."""
 
 
 def used_by(lava: Lava, plan: Plan, meter: Meter, passed: tuple[Text, int] | None, *, believed: bool = True) -> Used:
@@ -62,11 +65,12 @@ def settle(
     passed: tuple[Text, int] | None,
     paid: int,
     hold_amount: Ticks | None,
+    held: int = 0,
 ) -> Bill:
     """Write what was used onto the facts, rate it, and learn from it.
 
-    `paid`: output tokens the hold paid for. `hold_amount`: None where there was no hold. What the provider did not
-    report is never charged above the hold.
+    `paid`: output tokens the hold paid for. `hold_amount`: None where there was no hold; `held`: what it holds of the
+    meter's tiers. What the provider did not report is never charged, nor counted in limits, above the hold.
     """
     _note(plan, facts, meter)
     reading: Reading | None = meter.reading
@@ -80,7 +84,16 @@ def settle(
     if what.basis != "reported" and hold_amount is not None:
         charge = facts.charge = min(charge, hold_amount)
     _teach(lava, plan, what)
-    return Bill(charge, what.input_tokens, what.output_tokens, _cause(plan, what, paid))
+    metered = plan.meter.counted(_together(what), {})
+    inputs, outputs = what.input_tokens, what.output_tokens
+    if what.basis != "reported" and hold_amount is not None:
+        metered, inputs, outputs = min(metered, held), min(inputs, plan.estimate.cautious), min(outputs, paid)
+    return Bill(charge, inputs, outputs, _cause(plan, what, paid), metered)
+
+
+def _together(what: Used) -> Usage:
+    """All passes of the answer as one usage."""
+    return sum((usage for _, usage in what.others), what.usage)
 
 
 def _rate(lava: Lava, plan: Plan, facts: Facts, what: Used, reading: Reading | None) -> Ticks:
@@ -97,8 +110,11 @@ def _rate(lava: Lava, plan: Plan, facts: Facts, what: Used, reading: Reading | N
     facts.others = tuple((model or "", dict(usage)) for model, usage in what.others)
     if price is not None:
         facts.price = provenance(price, lava.book.version)
-    facts.markup = str(lava.markup)
-    facts.charge = lava.markup.charge(rating)
+    meter = plan.meter
+    charge = meter.charge(rating, what.usage if not what.others else _together(what), {})
+    facts.markup = "" if meter.cost_times is None else str(meter.cost_times)
+    facts.charged = charge.lines
+    facts.charge = charge.ticks
     return facts.charge
 
 
@@ -133,4 +149,6 @@ def _cause(plan: Plan, what: Used, paid: int) -> str:
         return "cap_ignored"
     if what.output_tokens > paid:
         return "hidden_output" if what.usage.get("reasoning", 0) else "undercounted"
+    if plan.meter.tiers is not None and not plan.meter.needs_cost:  # other calls have pushed it into a dearer tier
+        return "dearer_tier"
     return "dearer_model"

@@ -21,17 +21,18 @@ from ..core.decide import Declined
 from ..core.events import Extended, Held
 from ..core.exchange import SETTLE, UNKNOWN, VOID, answer_to, follow
 from ..core.intent import Text
-from ..core.record import Facts
+from ..core.record import Facts, scopes_of
 from ..dialects.dialect import BodyMeter, StreamMeter
 from ..dialects.encoding import Inflater, inflater_for
 from ..errors import EXTENSION, Denied, StreamCut, StreamStalled, logger
 from ..ledger.ticket import LedgerUnavailable, Receipt, Ticket
 from .bill import UNLIMITED, settle, used_by
-from .plan import FIRST_SLICE, Plan, authorization, cap_to_write, departure, owed_unheld, scopes_of
+from .plan import FIRST_SLICE, Plan, authorization, cap_to_write, departure, owed_unheld
 from .refusal import answer_of, refusal_terms
 from .seen import Answer, Departure, Stop
 
 if TYPE_CHECKING:
+    from ..export.inference import Inference
     from ..lava import Lava
 
 EXTEND_WAIT_S: Final = 0.25
@@ -43,15 +44,21 @@ LARGEST_TAIL: Final = 65_536
 class Flight:
     """One exchange. Not for two threads at once, except that any thread may end it."""
 
-    def __init__(self, lava: Lava, plan: Plan, facts: Facts) -> None:
+    def __init__(self, lava: Lava, plan: Plan, facts: Facts, inference: Inference | None = None) -> None:
         self._lava = lava
         self._plan = plan
         self._facts = facts
+        self._inference = inference
+        """Its picture in the application's trace."""
+        self._failed = ""
+        """Why it failed, for the picture."""
         self._pid = os.getpid()
         self._state = "new"
         self._ending = [True]
         """Popped by whoever ends the exchange."""
         self._ticket: Ticket | None = None
+        self._asked = False
+        """The ledger was asked for a hold: there may be one, whether or not its ticket ever got here."""
         self._unheld = ""
         self._beside = False
         """It stands in the pending file that it left without a hold."""
@@ -62,6 +69,8 @@ class Flight:
         self._slice = 0
         self._hold_amount = 0
         self._hold_expected = 0
+        self._hold_metered = 0
+        """What is held of the meter's tiers."""
         self._meter: BodyMeter | StreamMeter | None = None
         self._stream: StreamMeter | None = None
         self._plain: StreamMeter | None = None
@@ -112,8 +121,10 @@ class Flight:
             self._ticket = _failed(plan.customer, self._facts.id, error)
             return None
         self._facts.estimate = (plan.estimate.expected, 0)
+        draft = replace(self._facts, metered=command.metered_expected) if command.metered_expected else self._facts
         wait = settings.hold_wait_s if settings.mode == "enforce" else 0.0
-        self._ticket = self._lava.ledger.apply(plan.customer, command, record=self._facts.to_json(), wait_s=wait)
+        self._asked = True
+        self._ticket = self._lava.ask(plan.customer, command, record=draft.to_json(), wait_s=wait)
         return None if self._ticket.done else self._ticket
 
     def departure(self) -> Departure:
@@ -136,7 +147,8 @@ class Flight:
         if not isinstance(held, Held):
             raise LedgerUnavailable("the ledger answered an authorization with something else; repeat the call")
         self._hold_amount, self._hold_expected = held.amount, held.expected
-        self._lava.metrics.decided("held")
+        self._hold_metered = sum(quantity for _, _, quantity, _ in held.metered)
+        self._lava.metrics.decided("held", seconds=self._answered_in())
         self._paid = self._slice = held.output_tokens
         self._state, _ = follow(self._state, "approved")
         self._lava.opened(self)
@@ -149,7 +161,8 @@ class Flight:
         return Departure(refusal=self._refusal(self._lava.denied(self._plan.customer, declined)))
 
     def _unreachable(self, error: Exception) -> Departure:
-        _tell_unless_known(error)
+        if _tell_unless_known(error):
+            self._give_back()
         if self._lava.lets_through_unreachable() and self._recorded_beside():
             self._let_through("ledger_unavailable")
             return departure(self._plan, None, may_cut=False)
@@ -168,6 +181,7 @@ class Flight:
             charge=charge,
         )
         report = self._report(charge, self._plan.estimate.expected, 0)
+        self._beside = True  # before it is written: an interrupted call is struck out
         self._beside = self._lava.ledger.keep_sent(self._plan.customer, report, draft.to_json())
         return self._beside or self._lava.settings.mode == "observe"
 
@@ -176,7 +190,7 @@ class Flight:
         self._unheld = self._facts.unheld = reason
         self._paid = self._room = UNLIMITED
         self._lava.count_passed(f"would_refuse:{reason}", self._facts.host)
-        self._lava.metrics.decided("open", reason)
+        self._lava.metrics.decided("open", reason, self._answered_in())
         self._state, _ = follow(self._state, "unheld")
         if self._state == "held":
             self._lava.opened(self)
@@ -188,15 +202,29 @@ class Flight:
         self._take_ending()
 
     def _refusal(self, denied: Denied) -> Answer:
-        self._lava.refused(denied)
+        self._failed = denied.reason
+        self._show()
+        self._lava.refused(denied, self._answered_in())
         return answer_of(self._plan.dialect, denied)
 
+    def _answered_in(self) -> float:
+        """Seconds from the start of the call to the gate's answer. Nobody has read yet."""
+        return self._lava.monotonic() - self.last_read
+
     def withdrawn(self) -> None:
-        """Cancelled while the authorize was on its way: whoever answers it gives the hold back (T45)."""
+        """Cancelled while the authorize was on its way: whoever answers it gives the hold back (T45).
+
+        An exception that came between two lines (a signal's: Ctrl-C, a worker's time limit) may have taken the ticket
+        along, or what it said.
+        """
         ticket = self._ticket
         if ticket is None:  # not asked yet, or answered already
+            if self._asked and self._state == "new":
+                self._give_back()
             self._finish("abandoned", "withdrawn")
+            self._show_later()
             return
+        self._show_later()
         self._state, _ = follow(self._state, "abandoned")
         if not self._take_ending():
             return
@@ -213,6 +241,17 @@ class Flight:
         ticket.withdraw()
         ticket.on_done(lambda: ledger.later(give_back))
 
+    def _give_back(self) -> None:
+        """Nobody here knows whether there is a hold, or a line that it leaves without one: neither is to stay."""
+        ledger, customer, call, beside = self._lava.ledger, self._plan.customer, self._facts.id, self._beside
+
+        def give_back() -> None:
+            if beside:
+                ledger.sent_over(call, owed=False)
+            ledger.apply(customer, Void(call, "unsure"))
+
+        ledger.later(give_back)
+
     # On the wire -----------------------------------------------------------------------------------------------------
 
     def dispatched(self) -> None:
@@ -223,11 +262,13 @@ class Flight:
 
     def unsent(self, error: BaseException) -> None:
         """No byte left: nothing is owed."""
-        self._finish("unsent", type(error).__name__)
+        self._failed = type(error).__name__
+        self._finish("unsent", self._failed)
 
     def lost(self, error: BaseException) -> None:
         """The connection broke after the request had left."""
-        self._finish("lost", type(error).__name__)
+        self._failed = type(error).__name__
+        self._finish("lost", self._failed)
 
     def abandoned(self, how: str) -> None:
         """The reader stopped: "closed", "cancelled", "collected".
@@ -368,9 +409,10 @@ class Flight:
         if ticket is None:
             plan = self._plan
             left = plan.output_cap - self._paid
-            command = Extend(self._facts.id, plan.output_rate, max(left, FIRST_SLICE), self._slice)
+            tiers, each = (plan.meter.tiers, plan.metered_each) if plan.metered_each else (None, 0)
+            command = Extend(self._facts.id, plan.output_rate, max(left, FIRST_SLICE), self._slice, tiers, each)
             wait = EXTEND_WAIT_S if self._lava.settings.mode == "enforce" else 0.0
-            ticket = self._lava.ledger.apply(plan.customer, command, wait_s=wait)
+            ticket = self._lava.ask(plan.customer, command, wait_s=wait)
             if not ticket.done:
                 self._ticket = ticket
                 return ticket
@@ -394,6 +436,7 @@ class Flight:
             self._paid += extended.output_tokens
             self._slice = extended.output_tokens
             self._hold_amount += extended.amount
+            self._hold_metered += sum(quantity for _, _, quantity, _ in extended.metered)
             self._state, _ = follow(self._state, "approved")
         return None
 
@@ -476,11 +519,15 @@ class Flight:
         self._facts.ending, self._facts.ended = how, self._lava.clock()
         conclude = {VOID: self._void, UNKNOWN: self._settle_unknown, SETTLE: self._settle}[told]
         if deferred:
-            self._lava.ledger.later(lambda: self._conclude(conclude))
-        else:
-            self._conclude(conclude)
+            self._lava.ledger.later(lambda: self._conclude(conclude, self._show_later))
+            return
+        try:  # what broke may have been broken off by the collector, too
+            self._conclude(conclude, self._show_later if event in ("unsent", "lost") else self._show)
+        except BaseException:  # a signal's: nobody else will end it, and to say the same twice changes nothing
+            self._lava.ledger.later(lambda: self._conclude(conclude, self._show_later))
+            raise
 
-    def _conclude(self, conclude: Callable[[], None]) -> None:
+    def _conclude(self, conclude: Callable[[], None], show: Callable[[], None]) -> None:
         """Tell the ledger. Whatever a provider's answer makes of our arithmetic: it does not reach the application, and
         the hold ends."""
         try:
@@ -490,6 +537,20 @@ class Flight:
             self._facts.lines, self._facts.others, self._facts.cost = (), (), 0
             with suppress(Exception):
                 self._settle_unknown()
+        show()
+
+    def _show(self) -> None:
+        """End the picture, after the ledger was told."""
+        inference, self._inference = self._inference, None
+        if inference is not None:
+            status = self._facts.status
+            inference.ended(self._facts, self._failed or self._facts.stopped or (str(status) if status >= 400 else ""))
+
+    def _show_later(self) -> None:
+        """The same where no call waits: a span has a lock, and processors that may be slow (T35)."""
+        if self._inference is not None:
+            self._facts.ended = self._facts.ended or self._lava.clock()
+            self._lava.pictures.append(self._show)
 
     def _void(self) -> None:
         if not self._unheld:
@@ -500,7 +561,8 @@ class Flight:
     def _settle_unknown(self) -> None:
         """Sent, and no answer: the operator's policy, fixed when the hold was made."""
         facts, plan = self._facts, self._plan
-        expected = self._lava.learned.input_tokens(self._plan.lesson, plan.estimate.expected)
+        learned = self._lava.learned.input_tokens(plan.lesson, plan.estimate.expected)
+        expected = min(learned, plan.estimate.cautious)  # what was not reported is never above what was held
         facts.basis, facts.usage = "estimated", {"input": expected}
         unheld = owed_unheld(plan, self._lava.settings, self._lava.learned) if self._unheld else 0
         facts.charge = charge = unheld if self._unheld else self._hold_expected
@@ -524,25 +586,44 @@ class Flight:
             passed=self._passed,
             paid=self._paid,
             hold_amount=None if self._unheld else self._hold_amount,
+            held=self._hold_metered,
         )
-        self._post(bill.charge, bill.input_tokens, bill.output_tokens, bill.cause)
+        self._post(bill.charge, bill.input_tokens, bill.output_tokens, bill.cause, bill.metered)
 
-    def _post(self, charge: int, input_tokens: int, output_tokens: int, cause: str | None = None) -> None:
+    def _post(
+        self, charge: int, input_tokens: int, output_tokens: int, cause: str | None = None, metered: int = 0
+    ) -> None:
         facts, lava = self._facts, self._lava
         command: Settle | Report
         if self._unheld:
-            command = self._report(charge, input_tokens, output_tokens)
+            command = self._report(charge, input_tokens, output_tokens, metered)
         else:
             absorb = lava.settings.overrun == "absorb"
             forgive = lava.settings.mode == "observe"
-            command = Settle(facts.id, charge, input_tokens, output_tokens, cause=cause, absorb=absorb, forgive=forgive)
+            command = Settle(
+                facts.id,
+                charge,
+                input_tokens,
+                output_tokens,
+                cause=cause,
+                absorb=absorb,
+                forgive=forgive,
+                tiers=self._plan.meter.tiers if metered else None,
+                metered=metered,
+            )
         over = partial(lava.ledger.sent_over, facts.id, owed=True) if self._beside else None
         lava.post(self._plan.customer, command, facts.to_json(), binding=self._plan.binding, then=over)
 
-    def _report(self, charge: int, input_tokens: int, output_tokens: int) -> Report:
-        forgive = self._lava.settings.mode == "observe"
+    def _report(self, charge: int, input_tokens: int, output_tokens: int, metered: int = 0) -> Report:
         return Report(
-            self._facts.id, charge, input_tokens, output_tokens, forgive=forgive, scopes=scopes_of(self._facts)
+            self._facts.id,
+            charge,
+            input_tokens,
+            output_tokens,
+            forgive=self._lava.settings.mode == "observe",
+            scopes=scopes_of(self._facts),
+            tiers=self._plan.meter.tiers if metered else None,
+            metered=metered,
         )
 
 
@@ -553,7 +634,10 @@ def _failed(customer: str, hold: str, error: Exception) -> Ticket:
     return ticket
 
 
-def _tell_unless_known(error: Exception) -> None:
-    """The ledger is away, which it says itself; or there is a mistake of ours, which must not reach the application."""
-    if not isinstance(error, LedgerUnavailable):
-        logger.error("the ledger failed with %s; the exchange goes on as if it were away", type(error).__name__)
+def _tell_unless_known(error: Exception) -> bool:
+    """The ledger is away, which it says itself; or (True) there is a mistake of ours or a signal's exception, which
+    must not reach the application."""
+    if isinstance(error, LedgerUnavailable):
+        return False
+    logger.error("the ledger failed with %s; the exchange goes on as if it were away", type(error).__name__)
+    return True

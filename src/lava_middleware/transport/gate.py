@@ -10,13 +10,15 @@ from urllib.parse import parse_qsl
 from .. import context
 from ..core.bound import family_of, input_tokens
 from ..core.intent import Intent
+from ..core.money import charge_ceiling
 from ..core.pricing import Price
 from ..core.rating import dearest, fees
 from ..core.record import Facts
 from ..dialects.dialect import Dialect
 from ..errors import Denied, refused
+from ..export.inference import inference
 from ..providers.row import Match
-from ..providers.table import CHAT, find
+from ..providers.table import CHAT, find, how_to_allow, is_unlisted
 from .flight import Flight
 from .guards import ADVICE
 from .plan import Plan
@@ -85,8 +87,11 @@ class Gate:
         if lava is None:
             return None
         host, port = request.host, request.port
-        match = find(request.method, host, request.path, lava.hosts, port)
+        match = find(request.method, host, request.path, lava.hosts, port, by_path=lava.by_path)
         if match is None:
+            return None
+        if is_unlisted(match) and not _is_spoken(request, match):
+            lava.count_passed("unlisted:unreadable", host)
             return None
         endpoint = match.endpoint
         if endpoint is not None and endpoint.free:
@@ -111,7 +116,7 @@ class Gate:
         network.
         """
         lava = None if context.billing_is_off() else self._lava_in_force()
-        match = None if lava is None else find(method, host, path, lava.hosts)
+        match = None if lava is None else find(method, host, path, lava.hosts, by_path=lava.by_path)
         if lava is None or match is None or (match.endpoint is not None and match.endpoint.free):
             return None
         if isinstance(context.payer(), context.Unbilled):
@@ -129,12 +134,15 @@ class Gate:
         self, lava: Lava, request: Seen, match: Match, dialect: Dialect, payer: context.Payer
     ) -> Flight | Refused | None:
         row, settings = match.row, lava.settings
+        if settings.unknown_accounts == "create":
+            lava.first_seen(payer.customer)
         body, intent = _read(request, match, dialect)
         denied = _refused_as_it_is(intent, _request_id(payer))
         model = intent.model or ""
         lists = (row.name, *row.prices_as)
         price = lava.book.find(lists, model) if model else None
-        if denied is None and price is None:
+        meter = lava.meters.choose(payer.meter or "", model, row.name, _route(payer))
+        if denied is None and price is None and meter.needs_cost:
             denied = Denied("price_unknown", model=model[:200], request_id=_request_id(payer))
         if denied is not None and settings.mode == "enforce":
             return self._refuse(lava, dialect, denied, request.host)
@@ -146,7 +154,7 @@ class Gate:
             tools_framing=row.tools_framing,
             context_tokens=price.context_tokens if price else None,
         )
-        input_rate, output_rate = _rates(lava, price, intent, estimate.cautious)
+        most = meter.ceilings(price, *_costs(price, intent, estimate.cautious), {})
         asks = row.asks_usage and intent.stream and not intent.asks_usage and _query_allows(match, request)
         untouchable = (request.headers.get("authorization") or "").startswith("AWS4-HMAC")
         plan = Plan(
@@ -159,9 +167,9 @@ class Gate:
             price_lists=lists,
             price=price,
             overruled=denied.reason if denied is not None else "",
-            input_rate=input_rate,
-            output_rate=output_rate,
-            fees=_fees(lava, price, intent),
+            input_rate=most.input_rate,
+            output_rate=most.output_rate,
+            fees=most.flat,
             output_tokens_max=_output_cap(intent, price),
             output_unbounded=intent.output_tokens_max is None and not (price and price.output_tokens_max),
             hide_usage=asks and not untouchable,
@@ -170,8 +178,11 @@ class Gate:
             lesson=f"{row.name}/{model}"[:200],
             binding=payer.binding,
             reports_cost=row.reports_cost,
+            meter=meter,
+            hard_fixed=charge_ceiling(estimate.hard, most.input_rate) + most.flat,
         )
-        return Flight(lava, plan, _facts(lava, request, match, dialect, intent, payer))
+        facts = _facts(lava, request, match, dialect, intent, payer, meter.name)
+        return Flight(lava, plan, facts, inference(facts) if settings.tracing else None)
 
     def _door(self, lava: Lava, dialect: Dialect, match: Match, host: str) -> Refused | None:
         """A path of a known host that has no meter: a policy, refused by default (T4)."""
@@ -181,7 +192,7 @@ class Gate:
         door = match.endpoint.door if match.endpoint is not None else "unknown path"
         if not match.row.endpoints:  # a provider that is not metered yet
             door = match.row.name
-        denied = Denied("endpoint_unmetered", door=door)
+        denied = Denied("endpoint_unmetered", how_to_allow(match, host), door=door)
         return self._refuse(lava, dialect, denied, host, passes=lava.settings.unmetered == "pass")
 
     def _nobody(self, lava: Lava, dialect: Dialect, host: str) -> Refused | None:
@@ -220,6 +231,14 @@ def _read(request: Seen, match: Match, dialect: Dialect) -> tuple[Any, Intent]:
     return body, dialect.read_request(body, match.path_model)
 
 
+def _is_spoken(request: Seen, match: Match) -> bool:
+    """Whether the body is of the kind that the path promised: another service may have a path of that name."""
+    if match.endpoint is None or match.endpoint.dialect is None:
+        return False
+    _, intent = _read(request, match, match.endpoint.dialect)
+    return intent.refuse != "unreadable" and bool(intent.model)
+
+
 def _refused_as_it_is(intent: Intent, request_id: str | None) -> Denied | None:
     """Why a request cannot be metered, whoever pays; None: it can."""
     if intent.refuse is None:
@@ -229,21 +248,14 @@ def _refused_as_it_is(intent: Intent, request_id: str | None) -> Denied | None:
     return Denied("endpoint_unmetered", door=intent.refuse, request_id=request_id)
 
 
-def _rates(lava: Lava, price: Price | None, intent: Intent, input_bound: int) -> tuple[int, int]:
-    """Ticks per million the customer is charged at most for input and output, rounded up."""
+def _costs(price: Price | None, intent: Intent, input_bound: int) -> tuple[tuple[int, int], int]:
+    """((ticks per million input, output), ticks beside tokens) that the provider takes at most."""
     if price is None:
-        return 0, 0
+        return (0, 0), 0
     media = intent.media_tokens > 0 or intent.unseen_input
-    input_rate, output_rate = dearest(price, input_bound, intent.service_tier, intent.cache_writes, media=media)
-    return lava.markup.ceiling(input_rate), lava.markup.ceiling(output_rate)
-
-
-def _fees(lava: Lava, price: Price | None, intent: Intent) -> int:
-    """Ticks the customer is charged at most beside tokens."""
-    if price is None:
-        return 0
     searches = intent.searches_max or (SEARCHES if intent.server_tools else 0)
-    return lava.markup.ceiling(fees(price, tier=intent.service_tier, searches=searches))
+    rates = dearest(price, input_bound, intent.service_tier, intent.cache_writes, media=media)
+    return rates, fees(price, tier=intent.service_tier, searches=searches)
 
 
 def _output_cap(intent: Intent, price: Price | None) -> int:
@@ -266,7 +278,13 @@ def _request_id(payer: context.Payer) -> str | None:
     return payer.binding.request_id if payer.binding is not None else None
 
 
-def _facts(lava: Lava, request: Seen, match: Match, dialect: Dialect, intent: Intent, payer: context.Payer) -> Facts:
+def _route(payer: context.Payer) -> str:
+    return payer.binding.route if payer.binding is not None else ""
+
+
+def _facts(
+    lava: Lava, request: Seen, match: Match, dialect: Dialect, intent: Intent, payer: context.Payer, meter: str
+) -> Facts:
     attempt = request.headers.get("x-stainless-retry-count") or ""
     return Facts(
         id=lava.new_id(),
@@ -279,7 +297,9 @@ def _facts(lava: Lava, request: Seen, match: Match, dialect: Dialect, intent: In
         request_id=_request_id(payer) or "",
         attempt=int(attempt) if attempt.isascii() and attempt.isdigit() and len(attempt) < 4 else 0,
         user=payer.user or "",
-        meter=payer.meter or "",
+        key=payer.key or "",
+        meter=payer.meter or meter,
+        runs=payer.runs,
         tags=tuple(payer.tags or ()),
         basis_of_customer=payer.basis,
         after_request=payer.binding is not None and payer.binding.ended,

@@ -2,6 +2,7 @@
 
 Refused is refused with a plain exception, raised before a connection is looked for: it passes unchanged through
 google-genai, voyageai and boto3, which retry (after 1 to 10 seconds, or three times) whatever looks like the network.
+An aiohttp that can be metered is not guarded: only one whose sessions take no middlewares.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from ..forks import renew_in_child
+from .attempt import is_under_way
 from .imports import forget, when_imported
-from .shell import is_under_way
+from .instrument import meters
 
 Verdict: TypeAlias = Callable[[str, str, str, str], Exception | None]
 """(method, host with its port if it has one, path, library) → what to raise, or None: the request passes (and is
@@ -24,8 +26,9 @@ counted there, if need be)."""
 ADVICE: dict[str, str] = {
     # library → how to have the request metered. A library that is missing here has no guard.
     "aiohttp": (
-        "send it through httpx or httpx2. google-genai's async side uses aiohttp whenever that can be imported; "
-        'give it an httpx2 client: genai.Client(http_options={"httpx_async_client": httpx2.AsyncClient()})'
+        "install aiohttp 3.12.15 or newer, or send it through httpx or httpx2. google-genai's async side uses aiohttp "
+        "whenever that can be imported; give it an httpx2 client: "
+        'genai.Client(http_options={"httpx_async_client": httpx2.AsyncClient()})'
     ),
     "requests": "send it through httpx or httpx2, or under unbilled() if nobody is to pay for it",
     "botocore": "there is no meter for boto3 yet: send it under unbilled() if nobody is to pay for it",
@@ -104,7 +107,8 @@ def _aiohttp(module: Any) -> None:
     def wrap(original: Any) -> Any:
         @functools.wraps(original)  # google-genai reads the signature
         async def _request(self: Any, method: str, str_or_url: Any, *args: Any, **kwargs: Any) -> Any:
-            _ask(method, str(_joined(self, str_or_url)), "aiohttp")
+            if not meters(module.ClientSession._request):
+                _ask(method, str(_joined(self, str_or_url)), "aiohttp")
             return await original(self, method, str_or_url, *args, **kwargs)
 
         return _request

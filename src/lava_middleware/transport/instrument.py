@@ -1,8 +1,10 @@
-"""This file knows how to put the shell around every client of httpx and httpx2, once, and how to take it away again.
+"""This file knows how to put a meter around every client of httpx, httpx2 and aiohttp, once, and take it away again.
 
-The point is `_send_single_request` of `Client` and `AsyncClient`, at class level: the only one that every SDK hits
-once per attempt on the wire, whatever its transport, mounts or proxies, clients built earlier included. It is a
-private name, so its presence and signature are checked first.
+For httpx and httpx2 the point is `_send_single_request` of `Client` and `AsyncClient`, at class level: the only one
+that every SDK hits once per attempt, whatever its transport, mounts or proxies, clients built earlier included.
+It is a private name, so its presence and signature are checked first. For aiohttp it is `ClientSession._request`, which
+is given one middleware more; an aiohttp that takes none is not metered, and what it would send to a provider is refused
+(guards).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ GateProvider: TypeAlias = Callable[[], Gate | None]
 """Asked at each request for the gate in force; None: nobody gates here, the request passes."""
 
 LIBRARIES = ("httpx", "httpx2")
+AIOHTTP = "aiohttp"
 POINT = "_send_single_request"
 MARK = "_lava_metered"
 
@@ -37,7 +40,8 @@ _patched: dict[type[Any], tuple[Any, Any]] = {}
 
 
 def instrument(gate_provider: GateProvider) -> None:
-    """Meter every client of httpx and httpx2, imported already or later. Repeats harmlessly; the last provider counts.
+    """Meter every client of httpx, httpx2 and aiohttp, imported already or later. Repeats harmlessly; the last provider
+    counts.
 
     Raises InstrumentError if an imported library lacks the point of interception. A library imported later that lacks
     it raises that from its import.
@@ -47,6 +51,7 @@ def instrument(gate_provider: GateProvider) -> None:
         _provider = gate_provider
         for name in LIBRARIES:
             when_imported(name, _patch)
+        when_imported(AIOHTTP, _patch_aiohttp)
 
 
 def uninstrument() -> None:
@@ -57,9 +62,11 @@ def uninstrument() -> None:
         _provider = None
         for name in LIBRARIES:
             forget(name, _patch)
+        forget(AIOHTTP, _patch_aiohttp)
         for owner, (ours, original) in list(_patched.items()):
-            if vars(owner).get(POINT) is ours:
-                setattr(owner, POINT, original)
+            point = ours.__name__
+            if vars(owner).get(point) is ours:
+                setattr(owner, point, original)
                 del _patched[owner]
 
 
@@ -81,6 +88,25 @@ def _patch(module: ModuleType) -> None:
             setattr(ours, MARK, True)
             setattr(owner, POINT, ours)
             _patched[owner] = (ours, original)
+
+
+def meters(function: Any) -> bool:
+    """Whether what goes through this function is metered now: not if nobody instruments."""
+    return _provider is not None and _is_ours(function)
+
+
+def _patch_aiohttp(module: ModuleType) -> None:
+    from . import aiohttp as driver
+
+    with _lock:
+        owner: Any = module.ClientSession
+        if driver.fault(module) is not None or _is_ours(owner._request):
+            return
+        original = owner._request
+        ours = _aiohttp(original, driver.middlewares)
+        setattr(ours, MARK, True)
+        owner._request = ours
+        _patched[owner] = (ours, original)
 
 
 def _is_ours(function: Any) -> bool:
@@ -140,3 +166,17 @@ def _async(original: Any, library: Library) -> Any:
         return await send_async(original, self, request, gate, library)
 
     return _send_single_request
+
+
+def _aiohttp(original: Any, middlewares: Callable[..., Any]) -> Any:
+    @functools.wraps(original)  # google-genai reads the signature
+    async def _request(self: Any, method: str, str_or_url: Any, *args: Any, **kwargs: Any) -> Any:
+        provider = _provider
+        gate = None if provider is None else provider()
+        if gate is not None:
+            given, inflated = kwargs.get("middlewares"), kwargs.get("auto_decompress")
+            inflated = self.auto_decompress if inflated is None else inflated
+            kwargs["middlewares"] = middlewares(self, given, gate, inflated=inflated)
+        return await original(self, method, str_or_url, *args, **kwargs)
+
+    return _request

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core.bound import Estimate
-from ..core.commands import Authorize, Scopes
+from ..core.commands import Authorize
 from ..core.intent import Intent
 from ..core.learned import Learned
+from ..core.meter import AT_COST, Meter
 from ..core.money import LARGEST, PER_MILLION, Ticks, charge_ceiling
 from ..core.pricing import Price
-from ..core.record import Facts
+from ..core.record import Facts, scopes_of
 from ..dialects.dialect import Dialect
 from .seen import Departure
 
@@ -62,6 +63,10 @@ class Plan:
     binding: Any
     """The inbound request's Binding, told of the record at the end; None outside a request."""
     reports_cost: bool = False
+    meter: Meter = AT_COST
+    """How its usage becomes a charge."""
+    hard_fixed: Ticks = 0
+    """`fixed` at the hard bound of the input: held where a limit is strict."""
 
     @property
     def sliced(self) -> bool:
@@ -77,6 +82,11 @@ class Plan:
     def output_cap(self) -> int:
         """The most output tokens of all choices together."""
         return self.output_tokens_max * self.intent.choices
+
+    @property
+    def metered_each(self) -> int:
+        """Units of the meter's tiers for each output token."""
+        return 1 if self.meter.tiers is not None and self.meter.bills and self.meter.counts_output else 0
 
     @property
     def fixed(self) -> Ticks:
@@ -105,7 +115,23 @@ def authorization(plan: Plan, facts: Facts, settings: Settings, learned: Learned
         expected=expected,
         grows=grows,
         scopes=scopes_of(facts),
+        hard=(plan.hard_fixed, plan.estimate.hard),
+        **_tiered(plan),
     )
+
+
+def _tiered(plan: Plan) -> dict[str, Any]:
+    """What a hold must know of a meter in tiers: how much it can count, and what of it an unknown outcome owes."""
+    meter = plan.meter
+    if meter.tiers is None or not meter.bills:
+        return {}
+    counts = meter.counts_input
+    return {
+        "tiers": meter.tiers,
+        "metered": plan.estimate.cautious if counts else 1 if meter.unit == "requests" else 0,
+        "metered_each": plan.metered_each,
+        "metered_expected": plan.estimate.expected if counts else 1 if meter.unit == "requests" else 0,
+    }
 
 
 def _owed_if_unknown(plan: Plan, settings: Settings, learned: Learned) -> tuple[Ticks, bool]:
@@ -128,12 +154,6 @@ def owed_unheld(plan: Plan, settings: Settings, learned: Learned) -> Ticks:
     """What an unknown outcome owes where no hold says so."""
     owed, _ = _owed_if_unknown(plan, settings, learned)
     return min(owed, plan.fixed + charge_ceiling(plan.output_cap, plan.output_rate), LARGEST - 1)
-
-
-def scopes_of(facts: Facts) -> Scopes:
-    """Who or what the exchange is for, beside the customer."""
-    named = (("meter", facts.meter), ("model", facts.model[:200]), ("user", facts.user), *facts.tags)
-    return tuple((name, value) for name, value in named if value)
 
 
 def departure(plan: Plan, cap: int | None, *, may_cut: bool) -> Departure:

@@ -6,11 +6,9 @@ other, and whatever could be said once is in `_Attempt` (up to the answer) or `_
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache, partial
@@ -18,43 +16,16 @@ from time import monotonic
 from typing import Any
 from weakref import ref
 
+from .attempt import Attempt, end_by, here, is_under_way, until, until_async
 from .library import Library
 from .loops import starter
-from .seen import Answer, Departure, Flight, Gate, Seen, Stop, Ticket
+from .seen import Answer, Departure, Flight, Gate, Seen, Stop
 
 MARKER = "lava_middleware.attempt"
 """In the extensions of a request that is being metered: whoever sees it on the way down lets it pass."""
 
 _STARTED = frozenset(("http11.send_request_headers.started", "http2.send_request_headers.started"))
 _COMPLETE = frozenset(("http11.send_request_headers.complete", "http2.send_request_headers.complete"))
-
-
-class _Way:
-    """Whether an attempt is on its way. What a transport spawns inherits the context, and keeps it: so this is looked
-    at, not only found, and it is small, for a pooled connection may keep it for as long as it lives."""
-
-    __slots__ = ("active",)
-
-    def __init__(self) -> None:
-        self.active = False
-
-
-_under_way: ContextVar[_Way | None] = ContextVar("lava_middleware_under_way", default=None)
-_pid = os.getpid()
-
-
-def _forked() -> None:
-    global _pid
-    _pid = os.getpid()
-
-
-os.register_at_fork(after_in_child=_forked)
-
-
-def is_under_way() -> bool:
-    """Whether this code runs on behalf of an attempt that is already metered further out (httpx over aiohttp, say)."""
-    way = _under_way.get()
-    return way is not None and way.active
 
 
 def send_sync(original: Callable[[Any, Any], Any], sender: Any, request: Any, gate: Gate, library: Library) -> Any:
@@ -66,11 +37,11 @@ def send_sync(original: Callable[[Any, Any], Any], sender: Any, request: Any, ga
     try:
         ticket = attempt.flight.authorize()
         if ticket is not None and not ticket.done:
-            _wait(ticket)
+            until(ticket)
         outgoing = attempt.outgoing(attempt.trace)
         if outgoing is None:
             return attempt.refused(sender)
-        _under_way.set(attempt.way)
+        attempt.begin()
         try:
             response = original(sender, outgoing)
         finally:
@@ -96,11 +67,11 @@ async def send_async(
     try:
         ticket = attempt.flight.authorize()
         if ticket is not None and not ticket.done:
-            await _await(ticket)
+            await until_async(ticket)
         outgoing = attempt.outgoing(attempt.atrace)
         if outgoing is None:
             return attempt.refused(sender)
-        _under_way.set(attempt.way)
+        attempt.begin()
         try:
             response = await original(sender, outgoing)
         finally:
@@ -132,8 +103,8 @@ def _open(sender: Any, request: Any, gate: Gate, library: Library, colour: type)
     return None if flight is None else _Attempt(flight, request, library, isinstance(transport, library.tracing))
 
 
-class _Attempt:
-    """One exchange up to its answer, without colour: what stage it is in, and what an error means at that stage."""
+class _Attempt(Attempt):
+    """One exchange up to its answer, without colour, over either library."""
 
     __slots__ = (
         "_edited",
@@ -143,25 +114,16 @@ class _Attempt:
         "_request",
         "_trace",
         "_traces",
-        "authorized",
-        "flight",
         "left",
         "prebuilt",
-        "replied",
-        "sent",
         "traced",
-        "way",
     )
 
     def __init__(self, flight: Flight, request: Any, library: Library, traces: bool) -> None:
-        self.flight = flight
-        self.way = _Way()
-        """Active: nested shells and guards let it pass."""
-        self.authorized = self.sent = False
+        super().__init__(flight)
         self.traced = self.left = False
         """What the transport announced: headers about to leave, headers gone."""
         self.prebuilt: bytes | None = None
-        self.replied = False
         self._request = request
         self._library = library
         self._traces = traces
@@ -183,8 +145,7 @@ class _Attempt:
         self._outgoing = request = self._edit(departure)
         request.extensions = {**self._request.extensions, MARKER: self, "trace": trace}
         if not self._traces:
-            self._dispatch()
-        self.way.active = self.flight.reading = True
+            self.dispatch()
         return request
 
     def _edit(self, departure: Departure) -> Any:
@@ -215,11 +176,6 @@ class _Attempt:
 
     # ── the send ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _dispatch(self) -> None:
-        if not self.sent:
-            self.flight.dispatched()
-            self.sent = True
-
     def trace(self, name: str, info: Any) -> Any:
         """httpcore's `trace` extension: the application's own is asked first, as its error keeps the request here."""
         result = None if self._trace is None else self._trace(name, info)
@@ -235,7 +191,7 @@ class _Attempt:
         # A CONNECT to a proxy is announced like any request, but it carries nothing of ours.
         if name in _STARTED and self.way.active and info["request"].method != b"CONNECT":
             self.traced = True
-            self._dispatch()
+            self.dispatch()
             self._listen_no_more()
         elif name in _COMPLETE and self.traced:
             self.left = True
@@ -246,22 +202,6 @@ class _Attempt:
             self._outgoing.extensions.pop("trace", None)
         else:
             self._outgoing.extensions["trace"] = self._trace
-
-    def over(self) -> None:
-        """`original` has returned or raised."""
-        self.way.active = self.flight.reading = False
-        self.flight.last_read = monotonic()
-        _under_way.set(None)
-
-    def failed(self, error: BaseException) -> None:
-        """End the flight as this error, at this stage, says. After the answer: as a reader that stopped or broke."""
-        flight = self.flight
-        if not self.authorized:
-            flight.withdrawn()
-        elif not self.sent or (not self.replied and self._cannot_have_left(error)):
-            flight.unsent(error)
-        else:
-            _end(flight, error)
 
     def _cannot_have_left(self, error: BaseException) -> bool:
         if self._library.classify(error) == "lost":
@@ -274,7 +214,7 @@ class _Attempt:
     def answered(self, response: Any) -> bool:
         """True: its stream is to be wrapped. False: it passes as it is, unless `prebuilt` says that it has its content
         already and never iterates its stream (MockTransport, respx)."""
-        self._dispatch()  # a transport that traces nothing after all
+        self.dispatch()  # a transport that traces nothing after all
         self.replied = True
         if not self._edited and getattr(response, "_request", None) is self._outgoing:
             response.request = self._request
@@ -322,18 +262,6 @@ def _set(headers: Any, changes: Mapping[str, str | None]) -> None:
             headers[name] = value
 
 
-def _end(flight: Flight, error: BaseException) -> None:
-    """End the flight after the send: it broke (an error), or the reader stopped (anything else)."""
-    if isinstance(error, Exception):
-        flight.lost(error)
-    elif isinstance(error, (KeyboardInterrupt, SystemExit)):
-        flight.abandoned("interrupted")
-    elif isinstance(error, GeneratorExit):  # a coroutine that nobody finished
-        flight.abandoned("collected")
-    else:  # asyncio's and trio's cancellation, gevent's time-out
-        flight.abandoned("cancelled")
-
-
 class _Metered:
     """A response body on its way through a flight, without colour.
 
@@ -345,7 +273,7 @@ class _Metered:
         self._stream = stream
         self._flight = flight
         self._extensions = extensions
-        self._pid = _pid
+        self._pid = here()
         self._source: Any = None
         self._reader: object = None
         self._ended = False
@@ -355,7 +283,7 @@ class _Metered:
     def __del__(self) -> None:
         # Runs in any thread between any two statements (T35). Inert in a forked child and at exit (T36): what is open
         # then is resolved by recovery. (weakref.finalize does the same for three times the price of this object.)
-        if self._pid == _pid and not sys.is_finalizing():
+        if self._pid == here() and not sys.is_finalizing():
             self._flight.abandoned("collected")
 
     def __getattr__(self, name: str) -> Any:  # httpx2 reads response.elapsed from response.stream.elapsed
@@ -365,7 +293,7 @@ class _Metered:
 
     @property
     def _mine(self) -> bool:
-        return self._pid == _pid
+        return self._pid == here()
 
     def _stopped(self, stop: Stop) -> None:
         self._stop = stop
@@ -381,7 +309,7 @@ class _Metered:
         if not self._mine:
             return False
         if not isinstance(error, GeneratorExit):
-            _end(self._flight, error)
+            end_by(self._flight, error)
         elif self._reader is not reader:  # an older one: another reads on
             return False
         else:
@@ -409,7 +337,7 @@ class _SyncMetered(_Metered):
                     if isinstance(item, bytes):
                         yield item
                     elif not isinstance(item, Stop):
-                        _wait(item)
+                        until(item)
                     else:
                         self._stopped(item)
                         for close in (getattr(source, "close", _nothing), self._stream.close):
@@ -480,7 +408,7 @@ class _AsyncMetered(_Metered):
                     if isinstance(item, bytes):
                         yield item
                     elif not isinstance(item, Stop):
-                        await _await(item)
+                        await until_async(item)
                     else:
                         self._stopped(item)
                         for close in (getattr(source, "aclose", _anothing), self._stream.aclose):
@@ -539,23 +467,6 @@ def _streams(library: Library) -> _Streams:
         type("MeteredStream", (_SyncMetered, library.SyncByteStream), {}),
         type("AsyncMeteredStream", (_AsyncMetered, library.AsyncByteStream), {}),
     )
-
-
-def _wait(ticket: Ticket) -> None:
-    """Until the ledger has decided. What it met meanwhile is for the flight to tell, never for the application."""
-    try:
-        ticket.wait()
-    except Exception:
-        if not ticket.done:
-            raise
-
-
-async def _await(ticket: Ticket) -> None:
-    try:
-        await ticket
-    except Exception:
-        if not ticket.done:
-            raise
 
 
 def _hang_up(body: ref[_Metered]) -> None:

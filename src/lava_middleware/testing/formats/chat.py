@@ -1,4 +1,4 @@
-"""This file knows how to speak OpenAI chat completions, and Azure's and Groq's ways of it."""
+"""This file knows how to speak OpenAI chat completions, and Azure's, Groq's, Mistral's and Together's ways of it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from ..script import Script
 from ..served import Figures
 from .wire import Event, Stamp, dumps, padding, sse
 
+_UNASKED = ("groq", "mistral", "together")
+"""Whose streams carry the usage in the chunk with the finish reason, whether it was asked for or not."""
+_PLAIN = ("groq", "mistral", "together")
+"""Who sends none of OpenAI's newer members."""
 _DONE = b"data: [DONE]\n\n"
 _SAFE = {
     "hate": {"filtered": False, "severity": "safe"},
@@ -53,19 +57,19 @@ def events(ask: Ask, script: Script, said: Generation, stamp: Stamp) -> Iterator
 
 def _closing(ask: Ask, script: Script, said: Generation, chunk: _Chunk) -> Iterator[Event]:
     told = _told(ask, script, said)
-    always = script.usage and ask.flavour == "groq"
+    always = script.usage and ask.flavour in _UNASKED
     for index in range(ask.choices):
         last = always and index == ask.choices - 1
-        data = chunk.of({}, index, finish=said.finish, groq_usage=told if last else None)
+        data = chunk.of({}, index, finish=said.finish, unasked=told if last else None)
         yield Event(data, figures=told if last else None)
     if script.usage and ask.asks_usage:
         yield Event(chunk.usage(told), figures=told)
     yield Event(_DONE)
 
 
-def error(flavour: str, fault: dict[str, Any], sequence: int) -> bytes:
+def error(ask: Ask, fault: dict[str, Any], sequence: int) -> bytes:
     """An error inside a stream that began well."""
-    if flavour == "groq":
+    if ask.flavour == "groq":
         return sse({"error": {**fault, "status_code": 400}}, "error")
     return sse({"error": fault})
 
@@ -87,6 +91,10 @@ def usage(told: Figures, flavour: str = "openai") -> dict[str, Any]:
         if told.reasoning_tokens:
             block["completion_tokens_details"] = {"reasoning_tokens": told.reasoning_tokens}
         return block
+    if flavour in _PLAIN:
+        block = {"prompt_tokens": told.input_tokens, "completion_tokens": told.output_tokens, "total_tokens": total}
+        cached = {"cached_tokens": told.cached_tokens}
+        return block | (cached if flavour == "together" else {"prompt_tokens_details": cached})
     cached = {"cached_tokens": told.cached_tokens, "audio_tokens": 0}
     if told.cache_write_tokens:
         cached["cache_write_tokens"] = told.cache_write_tokens
@@ -118,6 +126,8 @@ def _head(ask: Ask, script: Script, stamp: Stamp, kind: str) -> dict[str, Any]:
 
 
 def _tail(ask: Ask, script: Script, stamp: Stamp) -> dict[str, Any]:
+    if ask.flavour in ("mistral", "together"):
+        return {}
     tier = script.service_tier or ("on_demand" if ask.flavour == "groq" else "default")
     groq = {"x_groq": {"id": "req_" + stamp.id("groq", 26)}} if ask.flavour == "groq" else {}
     return {"service_tier": tier, "system_fingerprint": "fp_8e1b2afd75", **groq}
@@ -132,9 +142,11 @@ def _choice(ask: Ask, said: Generation, stamp: Stamp, index: int) -> dict[str, A
     message: dict[str, Any] = {"role": "assistant", "content": text if text or not said.calls else None}
     if ask.flavour == "groq" and message["content"] is None:
         del message["content"]
+    if ask.flavour == "mistral":
+        message["content"] = text
     if thinking := said.joined(THINKING):
         message[_thinking(ask)] = thinking
-    if ask.flavour != "groq":
+    if ask.flavour not in _PLAIN:
         message |= {"refusal": None, "annotations": []}
     if said.calls:
         message["tool_calls"] = [
@@ -142,7 +154,8 @@ def _choice(ask: Ask, said: Generation, stamp: Stamp, index: int) -> dict[str, A
             for n, (name, arguments) in enumerate(said.calls)
         ]
     filtered = {"content_filter_results": _SAFE} if ask.flavour == "azure" else {}
-    return {"index": index, "message": message, "logprobs": None, "finish_reason": said.finish, **filtered}
+    likely = {} if ask.flavour == "mistral" else {"logprobs": None}
+    return {"index": index, "message": message, **likely, "finish_reason": said.finish, **filtered}
 
 
 def _thinking(ask: Ask) -> str:
@@ -164,15 +177,16 @@ class _Chunk:
     """Writes chunks of one stream; what does not change in them is written once."""
 
     def __init__(self, ask: Ask, script: Script, stamp: Stamp) -> None:
+        self._flavour, self._plain = ask.flavour, ask.flavour in _PLAIN
         self._groq, self._azure = ask.flavour == "groq", ask.flavour == "azure"
-        self._null_usage = ask.asks_usage and not self._groq
+        self._null_usage = ask.asks_usage and not self._plain
         self._request_id = "req_" + stamp.id("groq", 26)
         self._head = _head(ask, script, stamp, "chat.completion.chunk") | _tail(ask, script, stamp)
         self._head.pop("x_groq", None)
         if self._groq:
             self._head.pop("service_tier")
         self._opening = dumps(self._head)[:-1]
-        self.refusal = {} if self._groq else {"refusal": None}
+        self.refusal = {} if self._plain else {"refusal": None}
 
     def of(
         self,
@@ -181,9 +195,11 @@ class _Chunk:
         *,
         finish: str | None = None,
         first: bool = False,
-        groq_usage: Figures | None = None,
+        unasked: Figures | None = None,
     ) -> bytes:
         choice: dict[str, Any] = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+        if self._flavour == "mistral":
+            del choice["logprobs"]
         if self._azure:
             choice["content_filter_results"] = {}
         rest: dict[str, Any] = {"choices": [choice]}
@@ -191,14 +207,16 @@ class _Chunk:
             rest["usage"] = None
         if self._groq and first:
             rest["x_groq"] = {"id": self._request_id, "seed": 430271417}
-        if groq_usage is not None:
-            rest["x_groq"] = {"id": self._request_id, "usage": usage(groq_usage, "groq")}
+        if unasked is not None and self._groq:
+            rest["x_groq"] = {"id": self._request_id, "usage": usage(unasked, "groq")}
+        elif unasked is not None:
+            rest["usage"] = usage(unasked, self._flavour)
         return self._write(rest, str(delta.get("content") or ""))
 
     def usage(self, told: Figures) -> bytes:
-        return self._write({"choices": [], "usage": usage(told, "groq" if self._groq else "openai")}, "")
+        return self._write({"choices": [], "usage": usage(told, self._flavour)}, "")
 
     def _write(self, rest: dict[str, Any], hidden: str) -> bytes:
-        if not self._groq:
+        if not self._plain:
             rest["obfuscation"] = padding(hidden)
         return f"data: {self._opening},{dumps(rest)[1:]}\n\n".encode()

@@ -32,10 +32,14 @@ def body(ask: Ask, script: Script, said: Generation, stamp: Stamp) -> tuple[dict
 
 
 def _embedding(text: str, dimensions: int, plain: bool) -> list[float] | str:
+    made = vector(text, dimensions)
+    return made if plain else base64.b64encode(struct.pack(f"<{dimensions}f", *made)).decode()
+
+
+def vector(text: str, dimensions: int) -> list[float]:
     turn = zlib.crc32(text.encode()) % dimensions
     wave = _wave(dimensions)
-    vector = wave[turn:] + wave[:turn]
-    return list(vector) if plain else base64.b64encode(struct.pack(f"<{dimensions}f", *vector)).decode()
+    return list(wave[turn:] + wave[:turn])
 
 
 @functools.lru_cache(maxsize=8)

@@ -31,6 +31,18 @@ _ANTHROPIC: dict[int, tuple[str, str | None]] = {
     504: ("timeout_error", None),
     529: ("overloaded_error", None),
 }
+_GOOGLE = {
+    # status -> Google's name of it. A missing entry means the nearest of 400 and 500.
+    # https://ai.google.dev/gemini-api/docs/troubleshooting
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
 _MESSAGES = {
     401: "Incorrect API key provided.",
     404: "Unknown request URL.",
@@ -45,6 +57,8 @@ def body(flavour: str, status: int, script: Script, stamp: Stamp, param: str | N
     inner = fault(flavour, status, script, param)
     if flavour == "anthropic":
         return {"type": "error", "error": inner, "request_id": "req_011" + stamp.id("request", 21)}
+    if flavour == "mistral":
+        return {"object": "error", **inner}
     return {"error": inner}
 
 
@@ -56,6 +70,9 @@ def fault(flavour: str, status: int, script: Script, param: str | None = None) -
     message = script.error_message or _MESSAGES.get(status, f"The request failed with status {status}.")
     if flavour == "anthropic":
         return {"type": kind, "message": message}
+    if flavour == "gemini":
+        status_name = _GOOGLE.get(status) or _GOOGLE[400 if status < 500 else 500]
+        return {"code": status, "message": message, "status": script.error_type or status_name}
     if flavour == "azure":
         return {"code": code or str(status), "message": message}
     if flavour == "groq":

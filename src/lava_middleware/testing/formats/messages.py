@@ -42,7 +42,7 @@ def events(ask: Ask, script: Script, said: Generation, stamp: Stamp) -> Iterator
     yield Event(_write("message_stop", 9))
 
 
-def error(flavour: str, fault: dict[str, Any], sequence: int) -> bytes:
+def error(ask: Ask, fault: dict[str, Any], sequence: int) -> bytes:
     """An error inside a stream that began well."""
     return sse({"type": "error", "error": fault}, "error")
 

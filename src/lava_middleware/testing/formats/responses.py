@@ -35,7 +35,7 @@ def events(ask: Ask, script: Script, said: Generation, stamp: Stamp) -> Iterator
     yield emit(f"response.{ended['status']}", figures=told if script.usage else None, response=ended)
 
 
-def error(flavour: str, fault: dict[str, Any], sequence: int) -> bytes:
+def error(ask: Ask, fault: dict[str, Any], sequence: int) -> bytes:
     """An error inside a stream that began well."""
     data = {"type": "error", "sequence_number": sequence, "code": fault.get("code"), "message": fault["message"]}
     return sse({**data, "param": None}, "error")
