@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import random
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -43,8 +44,16 @@ def test_lone_surrogates_are_weighed_not_refused() -> None:
 
 
 def test_weighing_is_fast() -> None:
-    """A long prompt must not stop the event loop: 1 MB within 50 ms."""
+    """A long prompt must not stop the event loop: 1 MB takes no longer than to look at each of its characters once."""
     text = "The quick brown fox, 12 times.\n" * 33_000
-    start = time.perf_counter()
-    weigh(text)
-    assert time.perf_counter() - start < 0.05
+    assert _least(lambda: weigh(text)) < _least(lambda: [None for _ in text])
+
+
+def _least(work: Callable[[], object]) -> float:
+    """Seconds of this thread's work, of five tries: what else runs on the machine does not count."""
+    tries = []
+    for _ in range(5):
+        began = time.thread_time()
+        work()
+        tries.append(time.thread_time() - began)
+    return min(tries)

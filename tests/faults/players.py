@@ -275,12 +275,15 @@ def _after_refusal(rng: random.Random, lava: Lava, customer: str, status: int) -
         lava.grant("little", rng.choice(("0.003", "0.01")), expires=rng.choice((None, expires)))
 
 
-def keep_locked(ledger: str, gate: Any, seconds: float) -> None:
-    """Another program has the ledger's write lock for so long."""
+def keep_locked(ledger: str, gate: Any, seconds: float | None) -> None:
+    """Another program has the ledger's write lock for so long; None: until its starter comes to the gate again."""
     writer = sqlite3.connect(ledger, isolation_level=None, timeout=10)
     writer.execute("BEGIN IMMEDIATE")
     gate.wait()
-    time.sleep(seconds)
+    if seconds is None:
+        gate.wait()
+    else:
+        time.sleep(seconds)
     writer.execute("ROLLBACK")
     writer.close()
 

@@ -41,12 +41,15 @@ def ledger(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def locked_by_another_process(ledger: Path, seconds: float) -> Iterator[None]:
+def locked_by_another_process(ledger: Path, seconds: float | None = None) -> Iterator[None]:
+    """For so long, or as long as the block takes."""
     gate = FORKSERVER.Barrier(2)
     process = FORKSERVER.Process(target=players.keep_locked, args=(str(ledger), gate, seconds))
     process.start()
     gate.wait(30)
     yield
+    if seconds is None:
+        gate.wait(30)
     process.join(30)
     assert process.exitcode == 0
 
@@ -65,7 +68,7 @@ def test_a_call_waits_for_a_locked_ledger_and_passes(ledger: Path) -> None:
         eventually(lambda: kinds(lava, "acme") == ["granted", "held", "settled"])
 
 
-def test_a_ledger_locked_for_three_seconds_refuses_calls_and_loses_no_settlement(ledger: Path) -> None:
+def test_a_ledger_that_stays_locked_refuses_calls_and_loses_no_settlement(ledger: Path) -> None:
     """T27: short deadlines; what has happened is posted when the file is free, and nobody waits for that."""
     barrier = Barrier()
     with (
@@ -77,12 +80,12 @@ def test_a_ledger_locked_for_three_seconds_refuses_calls_and_loses_no_settlement
         with lava.charge_to("acme"):
             running = in_thread(lambda: client.post(CHAT, json=chat()))
             provider.wait_until(lambda one: one.count == 1)
-            with locked_by_another_process(ledger, 3.0):
+            with locked_by_another_process(ledger):
                 barrier.release()
                 assert running().status_code == 200
                 settled_in = time.monotonic()
                 refused = client.post(CHAT, json=chat())
-                assert 1.5 < time.monotonic() - settled_in < 3
+                assert time.monotonic() - settled_in > 1.5, "it is waited for, within the deadline"
             assert refused.status_code == 429
             assert refused.headers["x-should-retry"] == "false"
             assert int(refused.headers["retry-after"]) >= 1
@@ -108,7 +111,7 @@ def test_a_task_is_refused_by_a_locked_ledger_as_a_thread_is(ledger: Path) -> No
         lava.grant("acme", "5")
         lava.ledger._deadline_s = 0.2
         assert lava.ledger.owner, "it has said who it is before"
-        with lava.charge_to("acme"), locked_by_another_process(ledger, 1.0):
+        with lava.charge_to("acme"), locked_by_another_process(ledger):
             status, streamed = asyncio.run(main())
         assert status == 429
         assert b"ledger_unavailable" in streamed
@@ -118,7 +121,8 @@ def test_a_task_is_refused_by_a_locked_ledger_as_a_thread_is(ledger: Path) -> No
 
 def test_a_stream_whose_ledger_is_locked_in_the_middle_ends_cleanly(ledger: Path) -> None:
     """T3, T27: in both colours the wait for more credit ends in a cut, not in an exception."""
-    script = Script(output_tokens=900, tokens_per_chunk=10, chunk_delay_s=0.01)
+    barrier = Barrier()
+    script = Script(output_tokens=900, tokens_per_chunk=10, barrier=barrier)
 
     async def read() -> bytes:
         body = chat(1000, stream=True)
@@ -135,7 +139,8 @@ def test_a_stream_whose_ledger_is_locked_in_the_middle_ends_cleanly(ledger: Path
         with lava.charge_to("acme"):
             running = in_thread(read_in_thread), in_thread(lambda: asyncio.run(read()))
             provider.wait_until(lambda one: one.count == 2)
-            with locked_by_another_process(ledger, 1.5):
+            with locked_by_another_process(ledger):
+                barrier.release()
                 bodies = [wait() for wait in running]
         for body in bodies:
             assert b'"finish_reason":"length"' in body
@@ -196,7 +201,7 @@ def test_a_task_cancelled_while_a_locked_ledger_decides_leaves_no_hold(ledger: P
     with FakeProvider() as provider, lava_at(provider, ledger) as lava:
         lava.grant("acme", "5")
         assert lava.ledger.owner
-        with lava.charge_to("acme"), locked_by_another_process(ledger, 0.6):
+        with lava.charge_to("acme"), locked_by_another_process(ledger):
             asyncio.run(main())
         time.sleep(0.1)
         eventually(lambda: nothing_is_held(lava, "acme"))

@@ -218,7 +218,7 @@ def test_a_lock_that_another_process_keeps_is_busy_at_once_and_over_when_it_ends
         started = time.monotonic()
         with pytest.raises(Busy):
             journal.append([line(2)], (1, 1))
-        assert time.monotonic() - started < 0.5, "it waited inside SQLite"
+        assert time.monotonic() - started < 2, "it waited inside SQLite"
         assert versions(journal) == [1]
         keeper.join()
         append(journal, 2, 2)
