@@ -239,9 +239,10 @@ def test_the_thread_of_the_batches_looks_after_the_journal_while_it_is_idle() ->
 def test_a_question_whose_time_is_up_when_its_turn_comes_is_not_tried() -> None:
     """T27: it waited behind a statement that nobody answered; what has happened is written all the same."""
     journal = Distant()
-    with opened(journal, deadline_s=0.05) as ledger:
+    with opened(journal) as ledger:
         ledger.apply("acme", grant(100)).wait(10)
         ledger.apply("acme", ask_for(ledger, 10, "call")).wait(10)
+        ledger._deadline_s = 0.05
         with something_in_flight(journal, ledger):
             question = ledger.apply("acme", ask_for(ledger, 10, "late"))
             ending = ledger.apply("acme", settle("call", 4))

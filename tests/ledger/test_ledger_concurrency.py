@@ -243,9 +243,10 @@ def test_a_call_waits_for_a_busy_file_and_an_ending_is_handed_over(tmp_path: Pat
 def test_a_call_gives_a_busy_file_up_at_its_deadline_and_an_ending_never(tmp_path: Path) -> None:
     """T27: short deadlines for questions; endings stay."""
     journal = SqliteJournal(tmp_path / "ledger.db")
-    with opened(journal, deadline_s=0.1) as ledger:
+    with opened(journal) as ledger:
         ledger.apply("acme", grant(1000)).wait(10)
         ledger.apply("acme", ask_for(ledger, 100, "first")).wait(10)
+        ledger._deadline_s = 0.1
         with kept_busy(tmp_path / "ledger.db"):
             ending = ledger.apply("acme", settle("first", 60))
             question = ledger.apply("acme", ask_for(ledger, 100, "second"))

@@ -25,6 +25,21 @@ EVENTS = [b'data: {"n": %d, "text": "gr\xc3\xbc\xc3\x9fe"}\r\n\r\n' % n for n in
 BODY = b"".join(EVENTS)
 
 
+@contextlib.asynccontextmanager
+async def cancelled_once(condition: Callable[[], object]) -> AsyncIterator[None]:
+    """The block is cancelled as soon as the condition holds, however fast or slow the machine is."""
+
+    async def watch() -> None:
+        while not condition():
+            await anyio.sleep(0.001)
+        group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch)
+        yield
+        group.cancel_scope.cancel()
+
+
 class Ticket:
     """An answer that comes a little after somebody waits for it, or never."""
 

@@ -19,6 +19,7 @@ from lava_middleware.transport.guards import unguard
 from lava_middleware.transport.instrument import uninstrument
 
 from .rig import CUSTOMER, Rig, chat, eventually, priced, rigged, said_in
+from .shell_kit import cancelled_once
 from .test_endings import CUT_OFF, GZIP, GZIP_WAITS, LEFT_AFTER, RESET, WAITS, Ending, _check_charge
 
 aiohttp = pytest.importorskip("aiohttp")
@@ -104,7 +105,7 @@ async def cancelled_before_the_connection(rig: Rig, session: Any) -> None:
     """The pool's only connection is taken by a call that nobody pays for."""
     with rig.lava.unbilled("a test"):
         taken = await session.post(rig.chat_url, json=STREAM)
-    with anyio.move_on_after(0.05):
+    async with cancelled_once(rig.holds):
         await session.post(rig.chat_url, json=chat())
     taken.close()
 

@@ -18,7 +18,7 @@ import pytest
 from lava_middleware.testing import Script, canned_transport, refusing_port
 
 from .rig import CUSTOMER, Rig, chat, priced, rigged, said_in
-from .shell_kit import COLOURS, Kit
+from .shell_kit import COLOURS, Kit, cancelled_once
 
 LEFT_AFTER = 20
 """Tokens that are read before a stream is left; the stand-in waits there, so that it has sent no more."""
@@ -151,7 +151,7 @@ async def cancelled_before_the_connection(kit: Kit, rig: Rig, client: Any) -> No
     """The pool's only connection is taken by a call that nobody pays for."""
     with rig.lava.unbilled("a test"):
         taken = await open_stream(kit, rig, client)
-    with anyio.move_on_after(0.05):
+    async with cancelled_once(rig.holds):
         await kit.send(client, rig.chat_url, json=chat())
     await kit.call(taken, "close")
 
@@ -172,11 +172,12 @@ async def nobody_listens(kit: Kit, rig: Rig, client: Any) -> None:
 
 async def read_timeout_before_the_answer(kit: Kit, rig: Rig, client: Any) -> None:
     with pytest.raises(kit.module.ReadTimeout):
-        await kit.send(client, rig.chat_url, json=chat(), timeout=0.05)
+        await kit.send(client, rig.chat_url, json=chat(), timeout=kit.module.Timeout(5, read=0.1))
 
 
 async def read_timeout_in_the_stream(kit: Kit, rig: Rig, client: Any) -> None:
-    request = client.build_request("POST", rig.chat_url, json=chat(stream=True), timeout=0.1)
+    patience = kit.module.Timeout(5, read=0.2)
+    request = client.build_request("POST", rig.chat_url, json=chat(stream=True), timeout=patience)
     response = await kit.call(client, "send", request, stream=True)
     with pytest.raises(kit.module.ReadTimeout):
         assert len([word async for word in words(kit, response)]) == LEFT_AFTER

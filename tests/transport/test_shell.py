@@ -19,7 +19,21 @@ import pytest
 
 from lava_middleware.transport.seen import Departure, Item, Seen, Stop
 
-from .shell_kit import BODY, EVENTS, FakeFlight, Kit, Provider, Script, Ticket, akit, kit, provider, script, skit
+from .shell_kit import (
+    BODY,
+    EVENTS,
+    FakeFlight,
+    Kit,
+    Provider,
+    Script,
+    Ticket,
+    akit,
+    cancelled_once,
+    kit,
+    provider,
+    script,
+    skit,
+)
 
 __all__ = ["akit", "kit", "provider", "script", "skit"]
 
@@ -487,10 +501,12 @@ def test_cancelled_while_the_stream_waits_for_the_ledger(akit: Kit, provider: Pr
 
     async def main() -> None:
         async with akit.opened() as client:
-            with anyio.move_on_after(0.05):
-                async with client.stream("POST", f"{provider.url}/endless") as response:
-                    async for _ in akit.each(response):
-                        raise AssertionError("nothing was paid for")
+            async with (
+                cancelled_once(lambda: script.flights and script.flight.raw),
+                client.stream("POST", f"{provider.url}/endless") as response,
+            ):
+                async for _ in akit.each(response):
+                    raise AssertionError("nothing was paid for")
             assert only_ending(script) == "abandoned cancelled"
             assert await anyio.to_thread.run_sync(provider.gone.wait, 5)
 
@@ -540,7 +556,7 @@ def test_cancelled_while_the_authorize_is_on_its_way(akit: Kit, provider: Provid
 
     async def main() -> None:
         async with akit.opened() as client:
-            with anyio.move_on_after(0.02):
+            async with cancelled_once(lambda: script.ticket.waits):
                 await akit.send(client, f"{provider.url}/echo")
             assert only_ending(script) == "withdrawn"
             assert provider.requests == []
@@ -553,9 +569,11 @@ def test_cancelled_while_waiting_for_a_pooled_connection_nothing_was_sent(
 ) -> None:
     async def main() -> None:
         async with akit.opened(limits=akit.module.Limits(max_connections=1)) as client:
-            async with client.stream("POST", f"{provider.url}/one"):
-                with anyio.move_on_after(0.05):
-                    await akit.send(client, f"{provider.url}/echo")
+            async with (
+                client.stream("POST", f"{provider.url}/one"),
+                cancelled_once(lambda: len(script.flights) == 2 and "departure" in script.flights[1].told),
+            ):
+                await akit.send(client, f"{provider.url}/echo")
             first, second = script.flights
             assert "dispatched" in first.told
             assert second.told[:2] == ["authorize", "departure"]
@@ -620,7 +638,7 @@ def test_a_header_that_cannot_be_sent_is_unsent(kit: Kit, provider: Provider, sc
 def test_cancelled_while_waiting_for_the_answer(akit: Kit, provider: Provider, script: Script) -> None:
     async def main() -> None:
         async with akit.opened() as client:
-            with anyio.move_on_after(0.05):
+            async with cancelled_once(lambda: script.flights and "dispatched" in script.flight.told):
                 await akit.send(client, f"{provider.url}/silent")
             assert only_ending(script) == "abandoned cancelled"
             assert "dispatched" in script.flight.told
