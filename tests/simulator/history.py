@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from bisect import bisect
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from itertools import accumulate
 from typing import Any
 
@@ -116,21 +115,25 @@ def explore(
         try:
             done += live(seed, length, table)
         except Exception as wrong:
-            raise shortest(seed, length, table, done + getattr(wrong, "done", length)) from wrong
+            raise short(seed, length, table, done + getattr(wrong, "done", length)) from wrong
         seed += 1
     return done
 
 
-def shortest(seed: int, length: int, table: Mapping[Operation, int], operations: int) -> Broken:
-    """The shortest beginning of this history that ends badly, and its story."""
-    for shorter in range(1, length + 1):
-        with suppress(Exception):
-            live(seed, shorter, table)
-            continue
-        break
+def short(seed: int, length: int, table: Mapping[Operation, int], operations: int) -> Broken:
+    """A short beginning of this history that ends badly, though it ends well one operation before, and its story."""
+    well, badly = 0, length
+    while badly - well > 1:
+        middle = (well + badly) // 2
+        try:
+            live(seed, middle, table)
+        except Exception:
+            badly = middle
+        else:
+            well = middle
     story: list[str] = []
     try:
-        live(seed, shorter, table, story)
+        live(seed, badly, table, story)
     except Exception as wrong:
-        return Broken(seed, shorter, wrong, story, operations)
+        return Broken(seed, badly, wrong, story, operations)
     raise AssertionError(f"the history of seed {seed} goes wrong only sometimes: something in it is not simulated")

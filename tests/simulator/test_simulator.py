@@ -2,7 +2,7 @@
 
 Everything is a function of the seed: see tests.simulator.judge for which check stands for which guarantee, and
 tests.simulator.operations for what can happen. `LAVA_SEED=random` draws other histories; a failure prints its own seed
-and the shortest history that shows it.
+and a short history that shows it.
 """
 
 from __future__ import annotations
