@@ -11,14 +11,13 @@ twice by one thread: what a garbage collector runs in the middle of a line of ou
 from __future__ import annotations
 
 import atexit
-import itertools
 import logging
 import os
 import time
 import weakref
 from _thread import allocate_lock, get_ident
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -26,7 +25,7 @@ from typing import TypeVar, cast
 
 from ..core.account import Account
 from ..core.commands import Adjust, Authorize, Command, Extend, Report, Settle, Void
-from ..core.decide import Declined, LedgerRuleError, UnknownHold, as_of
+from ..core.decide import LedgerRuleError, UnknownHold, as_of
 from ..core.events import Held, UnknownKind
 from ..core.money import AmountError
 from ..core.record import is_of_a_call, scopes_in
@@ -38,6 +37,7 @@ from .backlog import Backlog, is_ending, jitter
 from .batches import Batches, Collector
 from .counters import Counters
 from .journal import BatchJournal, Busy, Entry, Journal, JournalUnavailable
+from .leaving import Leaving
 from .pending import Pending
 from .presence import Presence
 from .recovery import recover, settlement_of
@@ -45,6 +45,7 @@ from .snapshots import ENTRIES_LEAST, Snapshots
 from .thread import Duty, LedgerThread
 from .ticket import LedgerUnavailable, Receipt, Ticket
 from .waiters import OVERTAKEN_MOST, Queue, Waiters
+from .waiting import Waiting, refuse
 
 __all__ = ["Ledger", "LedgerUnavailable", "Receipt", "Ticket", "now_us"]
 
@@ -58,10 +59,6 @@ TICK_S = 0.04
 """Between two looks after the journal while there is traffic."""
 IDLE_S = 1.0
 """Between two looks after the journal while there is none."""
-POLL_S = 0.05
-"""Between two looks at what other processes ended, while somebody waits here."""
-POLL_MOST = 64
-"""Accounts with a queue that one such look tries."""
 OWNER_S = 1.0
 RECOVER_S = 5.0
 CLOSE_S = 5.0
@@ -106,7 +103,6 @@ class Ledger:
         path = pending_path if pending_path is not None else f"{beside}.pending" if beside else None
         self._pending = Pending(path) if path is not None else None
         self._closed = self._closing = False
-        self._close_by = 0.0
         self.watch: Callable[[str, int], object] | None = None
         """Told of each customer to whom something was posted, and what is left. It neither blocks, locks nor raises."""
         self._begin()
@@ -131,12 +127,28 @@ class Ledger:
         self._seen_seq = self._polled_seq = 0
         self._idle = True
         self._start_lock = allocate_lock()
-        self._rest_lock = allocate_lock()
         self._work = Duty(self._backlog.work)
-        self._poll = Duty(self._poll_waiters)
+        self._waiting = Waiting(
+            self._waiters,
+            self.counters,
+            attempt=self._attempt,
+            failed=self._failed,
+            put=lambda thunk: self._thread.put(thunk),
+            decide_together=self._decide_together,
+        )
+        self._poll = Duty(self._waiting.look)
         self._tick = Duty(self._maintain)
         duties = (self._work, self._poll, self._tick, Duty(self._advance_owner), Duty(self._recover))
         self._thread = LedgerThread(duties, self._finish, lambda: _INSIDE.add(get_ident()))
+        self._leaving = Leaving(
+            self._thread,
+            self._backlog,
+            self._batches,
+            self._pending,
+            self.counters,
+            accept=self._accept,
+            at_work=self.at_work,
+        )
 
     def _make_batches(self, collector: Collector) -> Batches:
         return Batches(
@@ -305,12 +317,12 @@ class Ledger:
             if isinstance(ticket.command, Authorize):
                 queue.overtaken += 1
             elif not isinstance(ticket.command, Extend):
-                self._stir(queue, ticket.account)
+                self._waiting.stir(queue, ticket.account)
 
     def _hand_over(self, ticket: Ticket) -> None:
         """Give it to the ledger's thread. Takes no lock, so a finaliser may end up here."""
         if self._closed:
-            self._keep_or_fail(ticket)
+            self._leaving.keep_or_fail(ticket)
             return
         if is_ending(ticket):
             self.counters.handed_over += 1
@@ -482,81 +494,27 @@ class Ledger:
     # On the ledger's thread -------------------------------------------------------------------------------------------
 
     def _accept(self, ticket: Ticket) -> None:
-        if isinstance(ticket.command, Report) and len(self._backlog) >= self._backlog_most and self._keep(ticket):
+        many = isinstance(ticket.command, Report) and len(self._backlog) >= self._backlog_most
+        if many and self._leaving.keep(ticket):
             return
         self._backlog.add(ticket)
         self._work.call()
 
     def _enqueue(self, ticket: Ticket) -> None:
         if self._closing:
-            ticket.resolve(_refusal(ticket))
+            refuse(ticket)
             return
-        self.counters.waits += 1
-        if ticket.wait_until <= time.monotonic():
-            self._try_for_the_last_time((ticket,))
-            return
-        queue = self._waiters.add(ticket)
-        self._stir(queue, ticket.account)  # what it waits for may have happened before it stood in line
-        due = min(ticket.wait_until, time.monotonic() + POLL_S)
-        self._poll.due = due if self._poll.due is None else min(self._poll.due, due)
+        due = self._waiting.add(ticket)
+        if due is not None:
+            self._poll.due = due if self._poll.due is None else min(self._poll.due, due)
 
-    def _stir(self, queue: Queue, account_id: str) -> None:
-        """Have the account's lines tried: once for all that happens until then, for an attempt may take long. Said on
-        any thread, after what may let somebody pass is in the journal."""
-        if not queue.stirred:
-            queue.stirred = True
-            self._thread.put(partial(self._try_queue, account_id))
-
-    def _try_queue(self, account_id: str) -> None:
-        """Let the heads of the account's lines try again, until one of them still has to wait."""
-        queue = self._waiters.queue(account_id)
-        if queue is None:
-            return
-        queue.stirred = False  # first: what happens from now on may come too late for this attempt
-        for line in queue.heads():
-            while line and self._passes(line[0]):
-                line.popleft()
-                queue.overtaken = 0
-        self._waiters.tidy(account_id)
-
-    def _passes(self, ticket: Ticket) -> bool:
-        """Try one that waits; True once it has its answer."""
-        if ticket.withdrawn:
-            ticket.resolve(_refusal(ticket))
-            return True
-        try:
-            receipt = self._attempt(ticket)
-        except (Busy, TooManyLosses):
-            return False  # the next look tries again
-        except Exception as error:
-            self._failed(ticket, error)
-            return True
-        if receipt.declined is not None and receipt.declined.waitable:
-            ticket.declined = receipt
+    def _decide_together(self, ticket: Ticket) -> bool:
+        """Send it to the batches, where there are any, for its last answer."""
+        if self._batches is None or not self._batches.running:
             return False
-        ticket.resolve(receipt)
+        ticket.wait_s, ticket.deadline = 0.0, time.monotonic() + self._deadline_s
+        self._batches.put(ticket)
         return True
-
-    def _poll_waiters(self) -> float | None:
-        self._try_for_the_last_time(self._waiters.take_due(time.monotonic()))
-        if not self._waiters:
-            return None
-        for account_id in self._waiters.accounts(POLL_MOST):
-            self._try_queue(account_id)
-        return self._until_next_poll()
-
-    def _try_for_the_last_time(self, tickets: Iterable[Ticket]) -> None:
-        """Those whose time is up: their answer is final, and where it comes from afar they go for it together."""
-        for ticket in tickets:
-            if self._batches is not None and self._batches.running and not ticket.withdrawn:
-                ticket.wait_s, ticket.deadline = 0.0, time.monotonic() + self._deadline_s
-                self._batches.put(ticket)
-            elif not self._passes(ticket):
-                ticket.resolve(_refusal(ticket))
-
-    def _until_next_poll(self) -> float | None:
-        due = self._waiters.due_at()
-        return None if due is None else max(0.0, min(POLL_S, due - time.monotonic()))
 
     def _maintain(self) -> float:
         before = self._polled_seq
@@ -643,7 +601,7 @@ class Ledger:
 
         False if there is no such file, or it cannot be written: then nothing was recorded.
         """
-        return self._keep(Ticket(account_id, command, record))
+        return self._leaving.keep(Ticket(account_id, command, record))
 
     def keep_sent(self, account_id: str, report: Report, record: str) -> bool:
         """Write to the pending file that a call leaves without a hold, and what it owes if nothing more is heard of it.
@@ -667,28 +625,6 @@ class Ledger:
             except OSError as error:
                 _log.error("the pending file could not be written: %s", error)
 
-    def _keep(self, ticket: Ticket) -> bool:
-        if self._pending is None:
-            return False
-        try:
-            self._pending.keep(ticket.account, ticket.command, ticket.record)
-        except (OSError, ValueError) as error:
-            _log.error("the pending file could not be written: %s", error)
-            return False
-        self.counters.kept += 1
-        if not ticket.done:
-            ticket.resolve(Receipt(()))
-        return True
-
-    def _keep_or_fail(self, ticket: Ticket) -> None:
-        """For what can no longer be written: into the pending file, else into the log."""
-        if is_ending(ticket) and self._keep(ticket):
-            return
-        if is_ending(ticket):
-            self.counters.unposted += 1
-            _log.error("an ending could not be written, and there is no pending file for it")
-        ticket.fail(LedgerUnavailable("the ledger was closed before this could be written", unsure=ticket.unsure))
-
     def _start(self) -> None:
         with self._start_lock:
             if not self._thread.running and not self._closing:
@@ -704,7 +640,7 @@ class Ledger:
         """
         if self._closed:
             return
-        self._close_by = time.monotonic() + timeout_s
+        self._leaving.until = time.monotonic() + timeout_s
         with self._start_lock:
             self._closing = True
         stopped = self._thread.stop(timeout_s + 1.0)
@@ -717,65 +653,17 @@ class Ledger:
         self.wake_followers()
 
     def _do_the_rest(self, *, in_any_case: bool = False) -> None:
-        """Do what was put on the lists of threads that have ended. Whoever put something there calls it, after that:
-        of several one is at it, and nobody waits for a lock. Not in the middle of ledger work (T35), but at its end."""
-        if get_ident() in _INSIDE:
-            return
-        for ticket in self._batches.left() if self._batches is not None else ():
-            if is_ending(ticket):
-                self._thread.put(partial(self._accept, ticket))
-            else:
-                self._keep_or_fail(ticket)
-        if self._pending is None and self._thread.alive:
-            return  # it is long at one thing, and there is nowhere else to write what it has to
-        while (in_any_case or not self._thread.empty) and self._rest_lock.acquire(blocking=False):
-            in_any_case = False
-            try:
-                if self._thread.alive:
-                    self._keep_the_rest()
-                else:
-                    self._thread.drain()
-                    self._bring_in_the_rest()
-            finally:
-                self._rest_lock.release()
-
-    def _keep_the_rest(self) -> None:
-        """The ledger's thread is long at one thing, and may yet do the others: meanwhile all of them are written to the
-        pending file. What is then posted twice changes nothing."""
-        with self.at_work():  # what is said in here is kept, not tried
-            while not self._thread.drain():
-                pass
-            backlog = self._backlog
-            for ticket in (*backlog.endings.copy(), *backlog.parked, *backlog.questions.copy()):
-                if ticket.done:
-                    continue
-                record = ticket.record
-                ticket.unsure = True
-                ticket.withdraw()
-                self._keep_or_fail(ticket)
-                ticket.record = record  # the thread may be about to write it
+        """What threads have left that have ended. Not in the middle of ledger work (T35), but at its end."""
+        if get_ident() not in _INSIDE:
+            self._leaving.do_the_rest(in_any_case=in_any_case)
 
     def _finish(self) -> None:
         """The last thing the ledger's thread does."""
-        for ticket in self._waiters.take_all():
-            ticket.resolve(_refusal(ticket))
-        self._bring_in_the_rest()
+        self._waiting.refuse_all()
+        self._leaving.bring_in_all()
         self._snapshots.write()
         self._snapshots.save(self.accounts.with_tail_of(ENTRIES_LEAST // 4))
         _INSIDE.discard(get_ident())
-
-    def _bring_in_the_rest(self) -> None:
-        backlog = self._backlog
-        with self.at_work():
-            backlog.unpark()
-            while (pause := backlog.work()) is not None and time.monotonic() + pause < self._close_by:
-                time.sleep(pause)
-            for ticket in itertools.chain(backlog.endings, backlog.parked, backlog.questions):
-                if not ticket.done:
-                    self._keep_or_fail(ticket)
-            backlog.endings.clear()
-            backlog.questions.clear()
-            backlog.parked.clear()
 
     def _forget_parent(self) -> None:
         """In a forked child: threads, queues, locks and accounts were the parent's."""
@@ -824,11 +712,6 @@ class _AtWork:
                 return found(*arguments, **named)
 
         return at_work
-
-
-def _refusal(ticket: Ticket) -> Receipt:
-    """What one that waited is told in the end: its last refusal, if it ever got to one."""
-    return ticket.declined or Receipt((), Declined("credit_on_hold", waitable=True))
 
 
 def _after_fork_in_child() -> None:
