@@ -553,7 +553,8 @@ class Ledger:
             self._backlog.unpark()
             self._work.call()
         if self._pending and not self._backlog:
-            self._pending.post(self._post_kept)
+            for _ in self._pending.post(self._post_kept):
+                yield
 
     def _end_lost_hold(self, entry: Entry, held: Held) -> bool:
         if held.owner == self._presence.owner and self._made(entry.account, held.hold):

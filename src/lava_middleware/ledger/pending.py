@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from _thread import allocate_lock
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,10 @@ _log = logging.getLogger("lava_middleware")
 _COMMANDS: dict[str, type[Any]] = {"settle": Settle, "void": Void, "report": Report, "grant": Grant}
 """What may be kept. A missing one (an authorize) is refused: it is worth nothing once its caller has gone on."""
 _NAMES = {made: name for name, made in _COMMANDS.items()}
+
+
+AT_ONCE_S = 0.2
+"""For so long kept commands are posted before whoever posts them looks after other things."""
 
 
 class Pending:
@@ -95,25 +100,27 @@ class Pending:
         if guard is not None:
             os.close(guard)  # the parent's descriptor keeps the lock
 
-    def post(self, apply: Callable[[str, Command, str | None], None]) -> int:
-        """Hand every kept command to `apply`; those it raises for stay. Returns how many went through.
+    def post(self, apply: Callable[[str, Command, str | None], None]) -> Iterator[int]:
+        """Hand every command that is kept now to `apply`, a moment's worth at a time; those it raises for stay.
 
-        Killed half-way, the next run repeats what was posted: commands carry ids, so nothing is posted twice.
+        Yields how many went through each time. In between the file is free for whoever has something to keep. Killed
+        half-way, the next run repeats what was posted: commands carry ids, so nothing is posted twice.
         """
-        if not self:
-            return 0
-        try:
-            with self._locked(wait=False) as file, self._orphans() as orphans:
-                if file is None:
-                    return 0  # another process is at it
-                lines = file.read().splitlines(keepends=True)
-                left = _left(lines, apply, orphans)
-                if len(left) < len(lines):
-                    self._put_back(file, left)
-                return len(lines) - len(left)
-        except OSError as error:  # what was posted stays in the file; it is not posted again
-            _log.error("the pending file could not be written: %s", error)
-            return 0
+        todo: set[bytes] | None = None
+        while self and todo != set():
+            try:
+                with self._locked(wait=False) as file, self._orphans() as orphans:
+                    if file is None:
+                        return  # another process is at it
+                    lines = file.read().splitlines(keepends=True)
+                    todo = set(lines) if todo is None else todo.intersection(lines)
+                    left = _left(lines, apply, orphans, todo)
+                    if len(left) < len(lines):
+                        self._put_back(file, left)
+            except OSError as error:  # what was posted stays in the file; it is not posted again
+                _log.error("the pending file could not be written: %s", error)
+                return
+            yield len(lines) - len(left)
 
     def _write(self, line: bytes) -> None:
         with self._locked() as file:
@@ -212,19 +219,26 @@ class _Line:
     sent: bool
 
 
-def _left(lines: list[bytes], apply: Callable[[str, Command, str | None], None], orphans: bool) -> list[bytes]:
-    """Post the lines; those that could not be."""
+def _left(
+    lines: list[bytes], apply: Callable[[str, Command, str | None], None], orphans: bool, todo: set[bytes]
+) -> list[bytes]:
+    """Post of the lines what is to do, as long as a moment lasts, and take it off that list. Those that stay."""
     read = [_read(line) for line in lines]
     ended = {one.command.key for one in read if one and not one.sent and isinstance(one.command, Report)}
-    left = []
+    left: list[bytes] = []
+    done: set[bytes] = set()
+    until = time.monotonic() + AT_ONCE_S
     for line, one in zip(lines, read, strict=True):
-        if one is None:
-            _log.error("a line of the pending file cannot be read and stays there")
-        elif one.sent and isinstance(one.command, Report) and one.command.key in ended:
-            continue  # how it ended stands in the file as well
-        elif (orphans or not one.sent) and _posted(one, apply):
-            continue
+        if line in todo and (not done or time.monotonic() < until):
+            done.add(line)
+            if one is None:
+                _log.error("a line of the pending file cannot be read and stays there")
+            elif one.sent and isinstance(one.command, Report) and one.command.key in ended:
+                continue  # how it ended stands in the file as well
+            elif (orphans or not one.sent) and _posted(one, apply):
+                continue
         left.append(line)
+    todo -= done
     return left
 
 
