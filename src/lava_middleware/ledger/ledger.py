@@ -34,7 +34,8 @@ from . import flush  # noqa: F401  # its exit hook stands before ours, so it run
 from .accounts import Accounts, Slot
 from .appender import LOSSES_MOST, Appender, TooManyLosses
 from .backlog import Backlog, is_ending, jitter
-from .batches import Batches, Collector
+from .batches import Batches
+from .collector import Collector
 from .counters import Counters
 from .journal import BatchJournal, Busy, Entry, Journal, JournalUnavailable
 from .leaving import Leaving
