@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx2
 import pytest
 
 from lava_middleware import Amount, ConfigurationError, Lava, bind_context
@@ -103,6 +104,23 @@ def test_a_request_that_straddles_tiers_is_charged_each_unit_at_its_own(open_lav
     held = [one for one in events(lava, "acme") if isinstance(one, Held)][-1]
     assert held.amount >= record.charge.ticks
     assert not record.overrun.ticks
+    adds_up(lava)
+
+
+def test_a_call_that_nobody_answered_counts_in_the_tiers_as_it_was_charged(
+    open_lava: Any, provider: FakeProvider
+) -> None:
+    """T9: as one of a process that died does."""
+    lava = open_lava(meters={"calls": {"unit": "requests", "tiers": [[0, "0.10"], [1, "0.05"]]}})
+    lava.grant("acme", "5")
+    provider.queue(Script(close_before_answer=True))
+    with client_of(provider) as client, lava.charge_to("acme", meter="calls"):
+        with pytest.raises(httpx2.TransportError):
+            client.post(CHAT, json=chat(100))
+        settled(lava)
+        (unknown,) = lava.records("acme")
+        assert (unknown.basis, unknown.charge) == ("estimated", Amount.of("0.10"))
+    assert charged(lava, provider, "calls", Script()).charge == Amount.of("0.05")
     adds_up(lava)
 
 

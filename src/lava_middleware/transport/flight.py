@@ -22,6 +22,7 @@ from ..core.events import Extended, Held
 from ..core.exchange import SETTLE, UNKNOWN, VOID, answer_to, follow
 from ..core.intent import Text
 from ..core.record import Facts, scopes_of
+from ..core.tiers import Tiers
 from ..dialects.dialect import BodyMeter, StreamMeter
 from ..dialects.encoding import Inflater, inflater_for
 from ..errors import EXTENSION, Denied, StreamCut, StreamStalled, logger
@@ -71,6 +72,8 @@ class Flight:
         self._hold_expected = 0
         self._hold_metered = 0
         """What is held of the meter's tiers."""
+        self._metered_expected = 0
+        """What of it an unknown outcome owes."""
         self._meter: BodyMeter | StreamMeter | None = None
         self._stream: StreamMeter | None = None
         self._plain: StreamMeter | None = None
@@ -121,6 +124,7 @@ class Flight:
             self._ticket = _failed(plan.customer, self._facts.id, error)
             return None
         self._facts.estimate = (plan.estimate.expected, 0)
+        self._metered_expected = command.metered_expected
         draft = replace(self._facts, metered=command.metered_expected) if command.metered_expected else self._facts
         wait = settings.hold_wait_s if settings.mode == "enforce" else 0.0
         self._asked = True
@@ -566,7 +570,8 @@ class Flight:
         facts.basis, facts.usage = "estimated", {"input": expected}
         unheld = owed_unheld(plan, self._lava.settings, self._lava.learned) if self._unheld else 0
         facts.charge = charge = unheld if self._unheld else self._hold_expected
-        self._post(charge, expected, 0)
+        # Of a hold that is what `expected` was priced for, and it counts in the tiers; else nothing was held in them.
+        self._post(charge, expected, 0, metered=0 if self._unheld else self._metered_expected)
 
     def _settle(self) -> None:
         assert self._meter is not None
@@ -588,15 +593,22 @@ class Flight:
             hold_amount=None if self._unheld else self._hold_amount,
             held=self._hold_metered,
         )
-        self._post(bill.charge, bill.input_tokens, bill.output_tokens, bill.cause, bill.metered)
+        tiers = self._plan.meter.tiers if bill.metered else None
+        self._post(bill.charge, bill.input_tokens, bill.output_tokens, bill.cause, tiers, bill.metered)
 
     def _post(
-        self, charge: int, input_tokens: int, output_tokens: int, cause: str | None = None, metered: int = 0
+        self,
+        charge: int,
+        input_tokens: int,
+        output_tokens: int,
+        cause: str | None = None,
+        tiers: Tiers | None = None,
+        metered: int = 0,
     ) -> None:
         facts, lava = self._facts, self._lava
         command: Settle | Report
         if self._unheld:
-            command = self._report(charge, input_tokens, output_tokens, metered)
+            command = self._report(charge, input_tokens, output_tokens, tiers, metered)
         else:
             absorb = lava.settings.overrun == "absorb"
             forgive = lava.settings.mode == "observe"
@@ -608,13 +620,15 @@ class Flight:
                 cause=cause,
                 absorb=absorb,
                 forgive=forgive,
-                tiers=self._plan.meter.tiers if metered else None,
+                tiers=tiers,
                 metered=metered,
             )
         over = partial(lava.ledger.sent_over, facts.id, owed=True) if self._beside else None
         lava.post(self._plan.customer, command, facts.to_json(), binding=self._plan.binding, then=over)
 
-    def _report(self, charge: int, input_tokens: int, output_tokens: int, metered: int = 0) -> Report:
+    def _report(
+        self, charge: int, input_tokens: int, output_tokens: int, tiers: Tiers | None = None, metered: int = 0
+    ) -> Report:
         return Report(
             self._facts.id,
             charge,
@@ -622,7 +636,7 @@ class Flight:
             output_tokens,
             forgive=self._lava.settings.mode == "observe",
             scopes=scopes_of(self._facts),
-            tiers=self._plan.meter.tiers if metered else None,
+            tiers=tiers,
             metered=metered,
         )
 
