@@ -4,7 +4,7 @@ LAVA_SOAK=1      the long suites whole (make soak); else a tenth of them, the sa
 LAVA_SOAK_HOUR_S the seconds of the hour that the soak lets four processes be killed in (3600)
 LAVA_SEED=N      the seed; "random" draws a new one. A failing test prints the seed it ran with.
 
-`make test` and `make soak` run two tests at a time (pytest-xdist), in two processes that run many one after another.
+`make test` and `make soak` run a few tests at a time (pytest-xdist), in processes that run many one after another.
 What a test needs for itself (directory, port, ledger, schema) it makes. One that measures time is marked `alone`:
 nothing runs beside it.
 """
