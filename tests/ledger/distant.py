@@ -57,7 +57,8 @@ class Distant(MemoryJournal):
     def _carried_out(self, entries: Sequence[Entry], predecessor: tuple[int, int]) -> Appended:
         outcome, seq = self.append(entries, predecessor)
         seqs = range(seq - len(entries) + 1, seq + 1) if outcome is Outcome.APPENDED else ()
-        return Appended(outcome, tuple(seqs))
+        taken = outcome is Outcome.CONFLICT and self.find(entries[0].account, [one.key for one in entries if one.key])
+        return Appended(outcome, tuple(seqs), key_taken=bool(taken))
 
     def tails(self, wanted: Sequence[tuple[str, int]]) -> dict[str, list[Entry]]:
         return {account: self.since(account, version) for account, version in wanted}

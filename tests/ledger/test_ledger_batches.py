@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 
-from lava_middleware.core.commands import Report, SetTerms
+from lava_middleware.core.commands import Report, SetTerms, StartRun
 from lava_middleware.core.events import Settled
-from lava_middleware.core.terms import Limit, Terms
+from lava_middleware.core.terms import Limit, Plan, Terms, TermsError
 from lava_middleware.ledger.batches import BATCH_MOST
 from lava_middleware.ledger.journal import Appended, Busy, Outcome, Unreachable
 from lava_middleware.ledger.ledger import Ledger, LedgerUnavailable
+from lava_middleware.testing import FrozenClock
 
 from .distant import Appends, Distant
 from .ledger_kit import ask_for, eventually, grant, opened, settle
+from .replay import check_journal
 
 
 @contextmanager
@@ -138,6 +140,31 @@ def test_commands_of_one_customer_keep_their_order_when_more_than_fit_are_refuse
         assert [entry.key for entry in journal.read(0) if entry.key in {f"report:{key}" for key in keys}] == [
             f"report:{key}" for key in keys
         ]
+
+
+def test_a_command_behind_one_that_the_journal_will_refuse_is_answered_in_its_turn() -> None:
+    """A hold that has ended is asked for again under its id: in the batch it seems open, and has no end that fits."""
+    journal = Distant()
+    with opened(journal) as ledger:
+        ledger.apply("acme", grant(100)).wait(10)
+        ledger.apply("acme", ask_for(ledger, 10, "call")).wait(10)
+        with something_in_flight(journal, ledger):
+            commands = settle("call", 4), ask_for(ledger, 10, "call"), settle("call", 4), ask_for(ledger, 20, "next")
+            tickets = [ledger.apply("acme", command) for command in commands]
+        receipts = [ticket.wait(10) for ticket in tickets]
+        assert [(one.repeated, one.available) for one in receipts] == [(False, 96), (True, 96), (True, 96), (False, 76)]
+        check_journal(journal)
+
+
+def test_what_is_due_before_a_command_that_may_not_be_is_written_all_the_same() -> None:
+    """A run that would have expired before it began is answered as any other mistake is, and nothing is undone."""
+    journal, clock = Distant(), FrozenClock()
+    with opened(journal, clock=clock) as ledger:
+        ledger.apply("acme", SetTerms(Terms(1, plan=Plan("pro", credits=10, cycle="day")))).wait(10)
+        clock.advance(3 * 24 * 3600)
+        with pytest.raises(TermsError, match="future"):
+            ledger.apply("acme", StartRun("late", budget=1, calls_most=None, expires=clock() - 1)).wait(10)
+        assert [entry.kind for entry in journal.since("acme", 1)][-1] == "cycled.1"
 
 
 def test_a_busy_customer_with_many_calls_leaves_room_for_others() -> None:

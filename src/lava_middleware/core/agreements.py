@@ -263,8 +263,6 @@ def _check_zones(terms: Terms) -> None:
 
 
 def start_run(account: Account, command: StartRun, now: int, found: Found) -> Decision:
-    if command.run in account.runs and found is None:
-        raise LookUp(*keys_of(command))
     if found:
         first = only(RunStarted, found)
         wanted = (command.budget, command.calls_most, command.parent, command.reserve and bool(command.budget))
@@ -273,12 +271,25 @@ def start_run(account: Account, command: StartRun, now: int, found: Found) -> De
         if command.run not in account.runs:
             return Declined("run_ended", limit=f"run {command.run}")
         return Repeated(first)
+    if found is not None:
+        return _run_started(account, command, now)
+    # Whatever is no beginning may be one that was made before: what is told then does not depend on who has looked.
+    if command.run in account.runs:
+        raise LookUp(*keys_of(command))
+    try:
+        started = _run_started(account, command, now)
+    except (LedgerRuleError, TermsError):
+        raise LookUp(*keys_of(command)) from None
+    if isinstance(started, Declined):
+        raise LookUp(*keys_of(command))
+    return started
+
+
+def _run_started(account: Account, command: StartRun, now: int) -> Decision:
     if command.parent and command.parent not in account.runs:
         return Declined("run_ended", limit=f"run {command.parent}")
     expires = command.expires
     if expires <= now:
-        if found is None:
-            raise LookUp(*keys_of(command))  # one that has ended by now is told so
         if not command.lasts:
             raise TermsError("a run must expire in the future")
         expires = now + command.lasts

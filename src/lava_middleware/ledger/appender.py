@@ -14,6 +14,7 @@ from ..core.decide import Declined, LedgerRuleError, LookUp, Repeated, decide, d
 from ..core.events import Event, Held
 from ..core.evolve import evolve
 from ..core.money import AmountError
+from ..core.terms import TermsError
 from .accounts import LOOK_AFTER_LOSS, Accounts, Slot
 from .counters import Counters
 from .entries import entries_of
@@ -23,6 +24,9 @@ from .ticket import Receipt, Ticket
 
 LOSSES_MOST = 8
 """Races one command may lose before it is written by the ledger's thread, alone if the journal offers that."""
+
+RULED_OUT = (LedgerRuleError, AmountError, TermsError)
+"""What a command that may not be is answered with."""
 
 _HOPELESS = 200
 """Losses after which the journal itself must be at fault."""
@@ -70,7 +74,7 @@ class Appender:
             decision: list[Event] | Declined | Repeated | None
             try:
                 decision = decide(account, command, now, found)
-            except (LookUp, LedgerRuleError, AmountError) as question:
+            except (LookUp, *RULED_OUT) as question:
                 if fresh and isinstance(question, LookUp):
                     found = self._accounts.find(slot, question.keys)
                     continue

@@ -10,9 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ..core.commands import Report, Settle, Void
-from ..core.decide import LedgerRuleError
-from ..core.money import AmountError
-from .appender import TooManyLosses
+from .appender import RULED_OUT, TooManyLosses
 from .counters import Counters
 from .journal import Busy, JournalUnavailable, Refused
 from .ticket import LedgerUnavailable, Receipt, Ticket
@@ -95,7 +93,7 @@ class Backlog:
             self._park(ticket, error)
         except JournalUnavailable as error:
             return self._unavailable(line, error)
-        except (LedgerRuleError, AmountError) as error:
+        except RULED_OUT as error:
             _take_out(line, ticket)
             self._failed(ticket, error)
         except Exception as error:

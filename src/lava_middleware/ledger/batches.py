@@ -19,12 +19,11 @@ from threading import Thread
 from typing import Any, Protocol, TypeAlias, cast
 
 from ..core.account import Account
-from ..core.decide import LedgerRuleError, keys_of
+from ..core.decide import keys_of
 from ..core.events import Lapsed
-from ..core.money import AmountError
 from ..core.state import from_state, to_state
 from .accounts import LOOK_AFTER_LOSS, Accounts, Slot
-from .appender import Appender
+from .appender import RULED_OUT, Appender, TooManyLosses
 from .backlog import is_ending, jitter
 from .collector import Collector, Openings, Overtaken
 from .counters import Counters
@@ -384,13 +383,12 @@ class Batches:
         for position, job in enumerate(line.jobs):
             before = collector.count(slot.id)
             if before >= BATCH_MOST:
-                self._again.extend(line.jobs[position:])
-                del line.jobs[position:]
+                self._leave_for_later(line, position)
                 return
             outcome: Receipt | Exception
             try:
                 outcome = self._appender.attempt(slot, job.ticket, behind=self._answers.is_behind(job.ticket))
-            except (LedgerRuleError, AmountError) as error:
+            except RULED_OUT as error:
                 outcome = error
             except (Busy, JournalUnavailable) as error:  # it could not be read
                 self._failed(line, error, sent=False)
@@ -398,12 +396,21 @@ class Batches:
             except Overtaken:
                 raise
             except Exception as error:
+                if before and isinstance(error, TooManyLosses):  # the journal will refuse something that is before it
+                    job.ticket.losses = 0
+                    self._leave_for_later(line, position)
+                    return
                 self._take_back(line)
                 line.jobs.remove(job)
                 self._meet(job, error)
                 raise Overtaken from None  # the others once more, without it
             line.answers.append((job, outcome, before, collector.count(slot.id)))
         self._see_that_nothing_comes_late(slot)
+
+    def _leave_for_later(self, line: _Line, position: int) -> None:
+        """What stands there and behind it is decided when it is known what became of all that is before it."""
+        self._again.extend(line.jobs[position:])
+        del line.jobs[position:]
 
     def _see_that_nothing_comes_late(self, slot: Slot) -> None:
         """An append that was given up may still be on its way and be carried out later, when nobody waits for it.

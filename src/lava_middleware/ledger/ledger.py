@@ -25,14 +25,13 @@ from typing import TypeVar, cast
 
 from ..core.account import Account
 from ..core.commands import Adjust, Authorize, Command, Extend, Report, Settle, Void
-from ..core.decide import LedgerRuleError, UnknownHold, as_of
+from ..core.decide import UnknownHold, as_of
 from ..core.events import Held, UnknownKind
-from ..core.money import AmountError
 from ..core.record import is_of_a_call, scopes_in
 from ..core.state import from_state, to_state
 from . import flush  # noqa: F401  # its exit hook stands before ours, so it runs after it, when all is written
 from .accounts import Accounts, Slot
-from .appender import LOSSES_MOST, Appender, TooManyLosses
+from .appender import LOSSES_MOST, RULED_OUT, Appender, TooManyLosses
 from .backlog import Backlog, is_ending, jitter
 from .batches import Batches
 from .collector import Collector
@@ -205,7 +204,7 @@ class Ledger:
                 return self._attempt(ticket)
             except Busy:
                 return self._after_naps(ticket)
-        except (Busy, JournalUnavailable, TooManyLosses, LedgerRuleError, AmountError, UnknownKind) as error:
+        except (Busy, JournalUnavailable, TooManyLosses, UnknownKind, *RULED_OUT) as error:
             self._met(ticket, error)
         except Exception as error:  # a mistake of ours, or a signal's: it may have come after the commit
             ticket.unsure = True
@@ -216,7 +215,7 @@ class Ledger:
         """What an attempt met: whoever is told, or goes on with it."""
         if isinstance(error, Busy | TooManyLosses):
             self._hand_over(ticket)
-        elif isinstance(error, LedgerRuleError | AmountError) or not is_ending(ticket):
+        elif isinstance(error, RULED_OUT) or not is_ending(ticket):
             self._failed(ticket, error)
         else:
             self._hand_over(ticket)
