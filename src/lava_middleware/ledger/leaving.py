@@ -73,7 +73,7 @@ class Leaving:
 
     def do_the_rest(self, *, in_any_case: bool = False) -> None:
         """Do what was put on the lists of threads that have ended. Whoever put something there calls it, after that:
-        of several one is at it, and nobody waits for a lock. Not in the middle of ledger work (T35), but at its end."""
+        of several one is at it, and nobody waits for a lock. Never in the middle of ledger work (T35)."""
         for ticket in self._batches.left() if self._batches is not None else ():
             if is_ending(ticket):
                 self._thread.put(lambda ticket=ticket: self._accept(ticket))  # type: ignore[misc]

@@ -58,9 +58,6 @@ class Waiters:
     def __contains__(self, account: str) -> bool:
         return account in self.queues
 
-    def __bool__(self) -> bool:
-        return bool(self.queues)
-
     def __len__(self) -> int:
         return sum(len(queue) for queue in self.queues.values())
 
